@@ -1,0 +1,71 @@
+"""ONNX Runtime: CPU and CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import numpy as np
+
+from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, one_line
+from cdga_sdk.preprocess import UInt8Array
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtraError("onnxruntime", "export") from error
+
+__all__ = ["OnnxRuntimeBackend", "cuda_driver_present", "usable_cpus"]
+
+
+def cuda_driver_present() -> bool:
+    """Whether the NVIDIA driver library can be loaded and ONNX Runtime was built with CUDA."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on (ONNX Runtime's own default counts the whole machine's)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OnnxRuntimeBackend:
+    """Runs a bundle's ONNX graph in fp32. One session may be called from many threads.
+
+    Raises:
+        ResourceError: CUDA was asked for and the session came up without it.
+        ModelError: The graph cannot be loaded.
+    """
+
+    def __init__(self, model_bytes: bytes, *, device: str, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cpus()
+        options.log_severity_level = 3
+        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+        try:
+            # From bytes: exactly what was hashed is what is loaded, and no external data can be named beside it.
+            self._session = onnxruntime.InferenceSession(model_bytes, options, providers=[provider], enable_fallback=0)
+        except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
+            raise ModelError(f"ONNX Runtime refuses the graph ({one_line(error)[:200]})") from error
+        if provider not in self._session.get_providers():  # a missing GPU does not raise, it falls back silently
+            raise ResourceError(
+                "CUDA was asked for, but ONNX Runtime could not use it",
+                fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
+            )
+        self.name = f"onnxruntime {device} fp32"
+
+    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+        """Segment frames; see `Backend.infer`."""
+        mask, conf = self._session.run(["mask", "conf"], {"frame": frames_NHWC})
+        return np.asarray(mask), np.asarray(conf)
+
+    def close(self) -> None:
+        """Nothing to do: the session goes with this object."""

@@ -1,0 +1,267 @@
+"""The bundle ``model.cdga/``: the one place that reads and writes it.
+
+::
+
+    manifest.json   what goes in, what comes out, where it came from (`Manifest`)
+    model.onnx      uint8 RGB frame in, uint8 class map and uint8 confidence out
+    golden/         frames at network size and the masks that the trained network gives for them
+    parity.json     how closely the graph agrees with the trained network, frame by frame
+    CARD.md         the same for people
+    SHA256SUMS      the hash of every file above, in the format of ``sha256sum --check``
+
+A bundle is opened only when every byte is as it was written. SHA256SUMS protects against damage and carelessness,
+not against somebody who writes a bundle of his own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdga_sdk.atomic import atomic_folder
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError
+from cdga_sdk.image import read_image_bgr, read_label, write_png
+from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
+
+__all__ = ["CONFIDENCE_RULE", "MASK_RULE", "Bundle", "GoldenFrame", "Manifest", "write_bundle"]
+
+MANIFEST: Final = "manifest.json"
+MODEL: Final = "model.onnx"
+PARITY: Final = "parity.json"
+CARD: Final = "CARD.md"
+SUMS: Final = "SHA256SUMS"
+
+MASK_RULE: Final = "argmax over classes of the logits upsampled bilinearly (half-pixel centres) to the input size"
+CONFIDENCE_RULE: Final = "softmax probability of that class, of the same upsampled logits, times 255, rounded"
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PreprocessBlock(_Block):
+    """How a frame becomes the graph's input."""
+
+    imgsz_hw: tuple[int, int]
+    color: Literal["rgb"] = "rgb"
+    resize: Literal["cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)"] = RESIZE_RULE
+    normalisation: Literal["in the graph"] = "in the graph"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class InputBlock(_Block):
+    """The graph's one input."""
+
+    name: Literal["frame"] = "frame"
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    batch: Literal["dynamic"] = "dynamic"
+
+
+class OutputsBlock(_Block):
+    """The graph's outputs and what exactly they mean."""
+
+    mask: str = MASK_RULE
+    conf: str = CONFIDENCE_RULE
+
+
+class Provenance(_Block):
+    """Where the weights came from."""
+
+    model: str
+    weights_sha256: str
+    made_by: str
+    made_on: str
+    source: str | None = None
+    target: str | None = None
+    arm: str | None = None
+    iterations: int | None = None
+    seed: int | None = None
+
+
+class Manifest(_Block):
+    """``manifest.json``, schema version 1."""
+
+    schema_version: Literal[1] = 1
+    names: tuple[str, ...]
+    palette_rgb: tuple[tuple[int, int, int], ...]
+    label_space: Literal["cityscapes train id"] = "cityscapes train id"
+    ignore: Literal[255] = 255
+    preprocess: PreprocessBlock
+    input: InputBlock = InputBlock()
+    outputs: OutputsBlock = OutputsBlock()
+    precision: Literal["fp32"] = "fp32"
+    provenance: Provenance
+
+    @property
+    def imgsz_hw(self) -> tuple[int, int]:
+        """Height and width of the graph's input, pixels."""
+        return self.preprocess.imgsz_hw
+
+
+def preprocess_block(preprocess: Preprocess) -> PreprocessBlock:
+    """The manifest's block for what a checkpoint carries."""
+    return PreprocessBlock(imgsz_hw=preprocess.imgsz_hw, mean=preprocess.mean, std=preprocess.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenFrame:
+    """A frame at network size and the mask expected for it.
+
+    Attributes:
+        name: File stem.
+        image_bgr: (H, W, 3) uint8.
+        mask: (H, W) uint8 train ids.
+    """
+
+    name: str
+    image_bgr: UInt8Array
+    mask: UInt8Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle, its graph held in memory.
+
+    Attributes:
+        path: The folder.
+        manifest: What ``manifest.json`` says.
+        model_bytes: The ONNX file, the very bytes whose hash was checked.
+        parity: What ``parity.json`` says.
+        sha256: Hash of ``SHA256SUMS``: names the whole bundle.
+    """
+
+    path: Path
+    manifest: Manifest
+    model_bytes: bytes
+    parity: Mapping[str, object]
+    sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read and verify the bundle at ``path``.
+
+        Raises:
+            InputError: There is no such folder.
+            ModelError: It is not a bundle, or of a schema that this version does not read.
+            IntegrityError: A byte differs from what was written, or a file is missing.
+        """
+        folder = Path(path)
+        if not folder.exists():
+            raise InputError("no such model", where=folder, fix="make one with: cdga export CHECKPOINT -o model.cdga")
+        if not folder.is_dir() or not (folder / SUMS).is_file():
+            raise ModelError(
+                "not a CDGA bundle (a folder with SHA256SUMS, manifest.json and model.onnx)",
+                where=folder,
+                fix="make one with: cdga export CHECKPOINT -o model.cdga",
+            )
+        sums = _read(folder / SUMS)
+        files = {name: _read(folder / name) for name in _names_in(sums, folder / SUMS)}
+        _check_sums(folder, sums, files)
+        return cls(
+            path=folder,
+            manifest=_parse_manifest(folder, files),
+            model_bytes=files[MODEL],
+            parity=json.loads(files[PARITY]),
+            sha256=hashlib.sha256(sums).hexdigest(),
+        )
+
+    def golden_frames(self) -> list[GoldenFrame]:
+        """The golden frames, in order of name."""
+        folder = self.path / "golden"
+        return [
+            GoldenFrame(
+                name=image.stem, image_bgr=read_image_bgr(image), mask=read_label(folder / f"{image.stem}.mask.png")
+            )
+            for image in sorted(folder.glob("*.png"))
+            if not image.stem.endswith(".mask")
+        ]
+
+
+def write_bundle(
+    path: Path,
+    *,
+    manifest: Manifest,
+    model_bytes: bytes,
+    golden: Sequence[GoldenFrame],
+    parity: Mapping[str, object],
+    card: str,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle whole, or nothing; then open it, verified, from disk.
+
+    Raises:
+        UsageError: ``path`` exists and ``overwrite`` is off, or cannot be written.
+        ResourceError: The disk is full.
+    """
+    with atomic_folder(path, overwrite=overwrite) as folder:
+        (folder / MODEL).write_bytes(model_bytes)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / PARITY).write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / "golden").mkdir()
+        for frame in golden:
+            write_png(folder / "golden" / f"{frame.name}.png", frame.image_bgr)
+            write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
+        written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        (folder / SUMS).write_bytes(_render_sums({name: (folder / name).read_bytes() for name in written}))
+    return Bundle.open(path)
+
+
+def _render_sums(files: Mapping[str, bytes]) -> bytes:
+    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]
+    return "".join(lines).encode()
+
+
+def _names_in(sums: bytes, where: Path) -> list[str]:
+    """The file names that SHA256SUMS lists: plain relative paths, the four needed ones among them."""
+    names = [line[66:] for line in sums.decode("utf-8", "replace").splitlines()]
+    strange = [n for n in names if not n or Path(n).is_absolute() or ".." in Path(n).parts or "\\" in n]
+    missing = {MANIFEST, MODEL, PARITY, CARD} - set(names)
+    if strange or missing:
+        raise IntegrityError("SHA256SUMS is damaged", where=where, fix="copy or export the bundle again")
+    return names
+
+
+def _read(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise IntegrityError("file of the bundle is missing", where=path, fix="copy or export the bundle again")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read ({error.strerror})", where=path) from error
+
+
+def _check_sums(folder: Path, sums: bytes, files: Mapping[str, bytes]) -> None:
+    # The list is written anew and compared whole, so that a change of any byte of it shows too.
+    if _render_sums(files) == sums:
+        return
+    stated = {line[66:]: line[:64] for line in sums.decode("utf-8", "replace").splitlines()}
+    changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != stated.get(n)] or [SUMS]
+    raise IntegrityError(
+        f"changed since it was written: {', '.join(changed)}", where=folder, fix="copy or export the bundle again"
+    )
+
+
+def _parse_manifest(folder: Path, files: Mapping[str, bytes]) -> Manifest:
+    where = folder / MANIFEST
+    try:
+        version = json.loads(files[MANIFEST]).get("schema_version")
+        if version != 1:
+            raise ModelError(f"bundle schema {version}, this version reads 1", where=where, fix="export it again")
+        return Manifest.model_validate_json(files[MANIFEST])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelError(f"manifest key '{key}': {first['msg']}", where=where, fix="export it again") from error
+    except CdgaError:
+        raise
+    except (ValueError, AttributeError) as error:
+        raise ModelError("manifest is not a JSON object", where=where, fix="export it again") from error

@@ -1,0 +1,264 @@
+"""The command line. Training and export are imported inside their own commands, so that `cdga segment` needs no torch.
+
+stdout carries data under ``--json`` only; the rest goes to stderr. Exit codes: see `cdga_sdk.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from cdga_sdk import __version__
+from cdga_sdk.errors import CdgaError, InterruptedRunError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from cdga_sdk.metrics import Scores
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cdga",
+    help="Adapt a segmentation network to your own unlabelled driving footage, export it, segment video fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replace, what exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")]
+BackendName = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PRESET|FILE] [KEY=VALUE]...", help="A preset or a YAML/TOML file, then overrides."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:day, camvid:PATH.")] = None,
+    target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. video:ride.mp4.")] = None,
+    arm: Annotated[str | None, typer.Option(help="source_only or cdga.")] = None,
+    iters: Annotated[int | None, typer.Option(help="Iterations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run's folder or checkpoint.")] = None,
+    project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/train"),
+    name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on a labelled world and adapt to unlabelled footage: cdga train streets_cdga --target video:ride.mp4."""
+    from cdga_train.run import run_training
+
+    flags = {"source": source, "target": target, "arm": arm, "iters": iters, "seed": seed, "device": device}
+    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    run_training(words or [], overrides, resume=resume, project=project, name=name, quiet=quiet)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str | None, typer.Argument(help="A checkpoint, or the folder of a run.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The bundle to make: NAME.cdga.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Published weights instead of a checkpoint (.pt, safe).")] = None,
+    model: Annotated[str | None, typer.Option(help="The network that --weights belong to.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees, with --weights.")] = None,
+    golden: Annotated[str | None, typer.Option(help="Frames to prove parity on: folder:PATH, video:FILE ...")] = None,
+    exist_ok: ExistOk = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into a bundle whose ONNX graph is proven equal: cdga export runs/train/x -o model.cdga."""
+    from cdga_export.run import run_export
+
+    run_export(
+        checkpoint,
+        output,
+        weights=weights,
+        model=model,
+        imgsz=imgsz,
+        golden=golden,
+        overwrite=exist_ok,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def segment(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Videos, images, folders, globs.")],
+    model: Annotated[str | None, typer.Option(help="The bundle, e.g. model.cdga.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
+    save: Annotated[str, typer.Option(help="Any of video,masks,conf,json.")] = "video,json",
+    project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
+    name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
+    exist_ok: ExistOk = False,
+    alpha: Annotated[float, typer.Option(help="Opacity of the class colours, 0 to 1.")] = 0.5,
+    conf: Annotated[float, typer.Option(help="Pixels less sure than this become 255, 0 to 1.")] = 0.0,
+    classes: Annotated[str | None, typer.Option(help="Keep these only, e.g. road,car or 0,13.")] = None,
+    backend: BackendName = "auto",
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
+    start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
+    end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
+    from cdga_sdk.segment_run import SegmentRequest, run_segment
+    from cdga_sdk.segmenter import Segmenter
+    from cdga_sdk.video.pipeline import VideoOptions, parse_save
+
+    if model is None:
+        raise UsageError("no model given", fix="pass --model model.cdga; make one with: cdga export")
+    request = SegmentRequest(
+        sources=tuple(sources),
+        output=output,
+        save=parse_save(save),
+        project=project,
+        name=name,
+        exist_ok=exist_ok,
+        options=VideoOptions(alpha=alpha, vid_stride=vid_stride, start_s=start, end_s=end, max_frames=max_frames),
+        as_json=as_json,
+        quiet=quiet,
+    )
+    kept = [c.strip() for c in classes.split(",") if c.strip()] if classes is not None else None
+    with Segmenter(model, backend=backend, device=device, threads=threads, conf=conf, classes=kept) as segmenter:
+        run_segment(segmenter, request)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint or the folder of a run.")],
+    data: Annotated[str, typer.Option(help="Labelled data, e.g. camvid:PATH.")],
+    split: Annotated[str, typer.Option(help="Part of the data.")] = "val",
+    classes: Annotated[str, typer.Option(help="19, 16, 13 or common11.")] = "19",
+    backend: BackendName = "auto",
+    device: Device = "auto",
+    min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on labelled data: cdga evaluate model.cdga --data camvid:PATH --split val --classes common11."""
+    from cdga_sdk.labels import class_set
+    from cdga_train.evaluate_run import refuse_below, run_evaluate
+
+    scores, used = run_evaluate(model, data, split, class_set(classes), backend=backend, device=device, quiet=quiet)
+    if as_json:
+        print(json.dumps(_scores_record(scores, model, data, split, classes, used)))  # noqa: T201
+    elif not quiet:
+        _print_scores(scores, f"{model} on {data} {split}, {classes} classes, {used}")
+    refuse_below(scores, min_miou)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint or the folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Say what a bundle or a checkpoint is, after verifying it."""
+    from cdga_sdk.info import describe
+
+    facts = describe(Path(model))
+    if as_json:
+        print(json.dumps(facts))  # noqa: T201
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cdga-sdk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ["CDGA_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors are printed to stderr as one line each."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as error:
+        return error.exit_code
+    except TyperException as error:
+        return _fail("E-USAGE", one_line(error.format_message()), 2)
+    except CdgaError as error:
+        return _fail(error.code, str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("E-INTERRUPTED", "interrupted; what was made is kept under .partial names", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("E-RESOURCE", "out of memory; use a smaller imgsz or batch", 6)
+    except Exception as error:  # noqa: BLE001 - the last door: a bug of ours, said in one line
+        text = f"internal error ({type(error).__name__}: {one_line(error)}); please report it with --debug's output"
+        return _fail("E-BUG", text, 1)
+
+
+def _fail(code: str, message: str, exit_code: int) -> int:
+    if os.environ.get("CDGA_DEBUG"):
+        traceback.print_exc()
+    typer.echo(f"error[{code}]: {message}", err=True)
+    return exit_code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise InterruptedRunError("terminated; what was made is kept under .partial names", terminated=True)
+
+
+def _scores_record(scores: Scores, model: str, data: str, split: str, classes: str, backend: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "data": data,
+        "split": split,
+        "classes": classes,
+        "backend": backend,
+        "frames": scores.frames,
+        "miou": round(scores.miou, 3),
+        "accuracy": round(scores.accuracy, 3),
+        "iou": {name: None if value != value else round(value, 3) for name, value in scores.iou.items()},
+    }
+
+
+def _print_scores(scores: Scores, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    for name, value in scores.iou.items():
+        table.add_row(name, "-" if value != value else f"{value:.2f}")
+    table.add_section()
+    table.add_row("mIoU", f"{scores.miou:.2f}")
+    table.add_row("pixel accuracy", f"{scores.accuracy:.2f}")
+    table.add_row("frames", str(scores.frames))
+    Console(stderr=True).print(table)

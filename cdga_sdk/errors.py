@@ -1,0 +1,132 @@
+"""Every error that is the user's to mend, and the exit code that each one owns.
+
+The tree::
+
+    CdgaError
+    ├── UsageError              2    wrong flag, key, value or name
+    │   └── MissingExtraError   2    an optional library is not installed
+    ├── InputError              3    a file, folder or data set cannot be read or is refused
+    ├── DegradedError           4    finished, but frames were lost or concealed
+    ├── ModelError              5    a model, checkpoint or bundle is refused
+    │   └── IntegrityError      5    its bytes are not the bytes that were written
+    ├── ResourceError           6    disk, memory or device ran out
+    ├── GateError               7    a quality gate failed (parity, a minimum score)
+    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM)
+
+A broken invariant of our own is an ``assert``, never a ``CdgaError``: it ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CdgaError",
+    "DegradedError",
+    "GateError",
+    "InputError",
+    "IntegrityError",
+    "InterruptedRunError",
+    "MissingExtraError",
+    "ModelError",
+    "ResourceError",
+    "UsageError",
+    "one_line",
+]
+
+
+def one_line(text: object) -> str:
+    """Fold ``text`` to one printable line: control characters and line breaks become spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+class CdgaError(Exception):
+    """What went wrong, where, and what to do about it, as one line.
+
+    Args:
+        what: What was found and, where it helps, what was wanted.
+        where: The file, key or frame it is about.
+        fix: What the user can do next.
+    """
+
+    exit_code = 1
+    code = "E-BUG"
+
+    def __init__(self, what: object, *, where: object = None, fix: str | None = None) -> None:
+        self.what = one_line(what)
+        self.where = None if where is None else one_line(where)
+        self.fix = None if fix is None else one_line(fix)
+        place = f"{self.where}: " if self.where else ""
+        super().__init__(f"{place}{self.what}" + (f"; {self.fix}" if self.fix else ""))
+
+
+class UsageError(CdgaError):
+    """A flag, key, value or name that the command does not take."""
+
+    exit_code = 2
+    code = "E-USAGE"
+
+
+class MissingExtraError(UsageError):
+    """A library that an optional extra brings is not installed.
+
+    Args:
+        library: The import name that is missing.
+        extra: The extra of this distribution that installs it.
+    """
+
+    code = "E-EXTRA"
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"'{library}' is needed here", fix=f"pip install 'cdga-sdk[{extra}]'")
+
+
+class InputError(CdgaError):
+    """A file, folder, video or data set that cannot be read, or is refused."""
+
+    exit_code = 3
+    code = "E-INPUT"
+
+
+class DegradedError(CdgaError):
+    """The work was finished, but frames were lost or concealed; the outputs are valid."""
+
+    exit_code = 4
+    code = "E-DEGRADED"
+
+
+class ModelError(CdgaError):
+    """A model, checkpoint or bundle that is refused."""
+
+    exit_code = 5
+    code = "E-MODEL"
+
+
+class IntegrityError(ModelError):
+    """Bytes that differ from those that were written."""
+
+    code = "E-INTEGRITY"
+
+
+class ResourceError(CdgaError):
+    """The disk, the memory or the device ran out."""
+
+    exit_code = 6
+    code = "E-RESOURCE"
+
+
+class GateError(CdgaError):
+    """A quality gate failed: parity below its bound, or a score below the wanted minimum."""
+
+    exit_code = 7
+    code = "E-GATE"
+
+
+class InterruptedRunError(CdgaError):
+    """The user stopped the run; what had been made is finalised."""
+
+    exit_code = 130
+    code = "E-INTERRUPTED"
+
+    def __init__(self, what: object, *, where: object = None, fix: str | None = None, terminated: bool = False) -> None:
+        super().__init__(what, where=where, fix=fix)
+        if terminated:
+            self.exit_code = 143

@@ -1,0 +1,108 @@
+"""Images on disk: read strictly, written atomically."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cdga_sdk.atomic import write_bytes
+from cdga_sdk.errors import InputError
+from cdga_sdk.opencv import cv2
+from cdga_sdk.preprocess import UInt8Array
+
+__all__ = ["IMAGE_SUFFIXES", "is_image_file", "list_images", "read_image_bgr", "read_label", "write_png"]
+
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_MAX_PIXELS: Final = 150_000_000
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the name ends as a still image's does."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images directly inside ``folder``, sorted by name.
+
+    Raises:
+        InputError: No such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", where=folder)
+    images = sorted(p for p in folder.iterdir() if is_image_file(p) and p.is_file())
+    if not images:
+        raise InputError("no images in this folder", where=folder, fix=f"wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return images
+
+
+def read_image_bgr(path: Path) -> UInt8Array:
+    """Read an image as (H, W, 3) uint8 BGR, upright by its EXIF tag.
+
+    Raises:
+        InputError: Missing, empty, not an image, cut short, or absurdly large.
+    """
+    return _decode(path, cv2.IMREAD_COLOR)
+
+
+def read_label(path: Path) -> UInt8Array:
+    """Read a label map as (H, W) uint8 ids, exactly as stored.
+
+    Raises:
+        InputError: Unreadable, or not a single-channel 8-bit image.
+    """
+    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise InputError(
+            f"label image has shape {label.shape} and type {label.dtype}, wanted one 8-bit channel of class ids",
+            where=path,
+            fix="save labels as 8-bit greyscale PNG, one class id per pixel",
+        )
+    return label
+
+
+def write_png(path: Path, image: UInt8Array) -> None:
+    """Write a PNG atomically, at the fastest compression (masks are flat: a level more costs time and saves little)."""
+    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done, f"PNG encoder refused an array of shape {image.shape}"
+    write_bytes(path, data.tobytes(), durable=False)
+
+
+def _decode(path: Path, flags: int) -> UInt8Array:
+    data = _read_bytes(path)
+    _refuse_cut_jpeg(path, data)
+    _refuse_bomb(path, data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError("not an image that can be decoded", where=path, fix="check the file, or remove it")
+    return np.asarray(image)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError("no such file" if not path.exists() else "not a regular file", where=path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read ({error.strerror})", where=path) from error
+    if not data:
+        raise InputError("file is empty", where=path)
+    return data
+
+
+def _refuse_cut_jpeg(path: Path, data: bytes) -> None:
+    # OpenCV fills the missing part of a truncated JPEG with grey and reports success.
+    if data[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in data[-65536:]:
+        raise InputError("JPEG is cut short (no end marker)", where=path, fix="copy the file again")
+
+
+def _refuse_bomb(path: Path, data: bytes) -> None:
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        if width * height > _MAX_PIXELS:
+            raise InputError(f"image of {width}x{height} pixels is too large", where=path)

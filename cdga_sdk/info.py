@@ -1,0 +1,57 @@
+"""``cdga info``: what a bundle or a checkpoint is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdga_sdk.bundle import SUMS, Bundle
+
+__all__ = ["describe"]
+
+
+def describe(path: Path) -> dict[str, object]:
+    """Facts of a verified bundle or checkpoint, by name.
+
+    Raises:
+        CdgaError: As `Bundle.open` or `cdga_train.checkpoint.load_checkpoint` do.
+    """
+    if (path / SUMS).is_file() or path.suffix == ".cdga":
+        return _describe_bundle(Bundle.open(path))
+    from cdga_train.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    config = checkpoint.config
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "model": config.model,
+        "imgsz": _size(checkpoint.preprocess.imgsz_hw),
+        "classes": len(checkpoint.names),
+        "arm": config.arm,
+        "translate": config.translate,
+        "source": config.source,
+        "target": config.target,
+        "iteration": f"{checkpoint.iteration} of {config.iters}",
+        "seed": config.seed,
+    }
+
+
+def _describe_bundle(bundle: Bundle) -> dict[str, object]:
+    manifest, parity = bundle.manifest, bundle.parity
+    origin = manifest.provenance.model_dump(exclude_none=True)
+    return {
+        "kind": "bundle",
+        "path": str(bundle.path),
+        "sha256": bundle.sha256,
+        "model_size_mb": round(len(bundle.model_bytes) / 1e6, 2),
+        "precision": manifest.precision,
+        "imgsz": _size(manifest.imgsz_hw),
+        "classes": len(manifest.names),
+        "golden_frames": len(bundle.golden_frames()),
+        "parity": f"{parity['candidate']} = {parity['reference']} on {parity['agreement']} of pixels",
+        **origin,
+    }
+
+
+def _size(imgsz_hw: tuple[int, int]) -> str:
+    return f"{imgsz_hw[0]},{imgsz_hw[1]} (height,width)"

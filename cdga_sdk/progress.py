@@ -1,0 +1,57 @@
+"""A progress bar on stderr, on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+__all__ = ["Advance", "progress_bar"]
+
+
+class Advance(Protocol):
+    """Tells the bar how far the work is."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """``done`` units are finished; ``note`` is shown behind the bar."""
+        ...
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None, *, quiet: bool = False) -> Iterator[Advance]:
+    """Show a bar while the block runs; nothing when quiet, or when stderr is not a terminal.
+
+    Args:
+        title: Shown before the bar.
+        total: Units of work, where known.
+        quiet: Show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, note="": None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(done: int, note: str = "") -> None:
+            bar.update(task, completed=done, note=note)
+
+        yield advance

@@ -1,0 +1,167 @@
+"""``cdga segment``: from words on the command line to run folders."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.image import is_image_file
+from cdga_sdk.progress import progress_bar
+from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.pipeline import (
+    RunSummary,
+    SaveWhat,
+    VideoOptions,
+    raise_if_degraded,
+    segment_images,
+    segment_video,
+)
+from cdga_sdk.video.source import VideoSource, is_video_file
+
+__all__ = ["SegmentRequest", "Work", "find_work", "run_segment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRequest:
+    """What the command line asked for; see ``cdga segment --help``."""
+
+    sources: tuple[str, ...]
+    output: Path | None
+    save: tuple[SaveWhat, ...]
+    project: Path
+    name: str | None
+    exist_ok: bool
+    options: VideoOptions
+    as_json: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One run: a video, or images that belong together."""
+
+    name: str
+    video: Path | None = None
+    images: tuple[Path, ...] = ()
+
+
+def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
+    """Segment every source; print a line each, or JSON.
+
+    Raises:
+        InputError: A source is missing or cannot be read.
+        UsageError: The output cannot be used.
+        DegradedError: At least one source lost frames; all outputs are written.
+    """
+    works = find_work(request.sources)
+    if request.output is not None and len(works) > 1:
+        raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+    summaries = [_run_one(segmenter, work, request) for work in works]
+    for summary in summaries:
+        raise_if_degraded(summary)
+
+
+def find_work(sources: Sequence[str]) -> list[Work]:
+    """Sort files, folders and globs into videos (one run each) and groups of images (one run per source).
+
+    Raises:
+        InputError: Nothing there, or nothing that can be segmented.
+    """
+    works: list[Work] = []
+    for source in sources:
+        works += _work_of_folder(Path(source)) if Path(source).is_dir() else _work_of_files(source, _expand(source))
+    return works
+
+
+def _work_of_folder(folder: Path) -> list[Work]:
+    works = _group(folder.resolve().name, sorted(p for p in folder.iterdir() if p.is_file()))
+    if not works:
+        raise InputError("no images and no videos in this folder", where=folder)
+    return works
+
+
+def _work_of_files(source: str, files: Sequence[Path]) -> list[Work]:
+    works = _group(files[0].resolve().parent.name if len(files) > 1 else files[0].stem, files)
+    # A name that says neither: let the decoder judge the file, and name what it found.
+    return works or [Work(name=files[0].stem, video=files[0])]
+
+
+def _group(name: str, files: Sequence[Path]) -> list[Work]:
+    images = tuple(p for p in files if is_image_file(p))
+    videos = [Work(name=p.stem, video=p) for p in files if is_video_file(p)]
+    return ([Work(name=name or "images", images=images)] if images else []) + videos
+
+
+def _expand(source: str) -> list[Path]:
+    if Path(source).exists():
+        return [Path(source)]
+    found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
+    if not found:
+        what = "nothing matches" if glob.has_magic(source) else "no such file or folder"
+        raise InputError(what, where=source)
+    return found
+
+
+def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSummary:
+    # The source is opened before a folder is made for it: a bad one leaves nothing behind.
+    total = _length(work.video) if work.video else len(work.images)
+    folder, video_path = _places(work, request)
+    with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
+        done = 0
+
+        def on_frame(_: object) -> None:
+            nonlocal done
+            done += 1
+            advance(done)
+
+        if work.video is not None:
+            summary = segment_video(
+                segmenter,
+                work.video,
+                folder,
+                save=request.save,
+                options=request.options,
+                video_path=video_path,
+                on_frame=on_frame,
+            )
+        else:
+            summary = segment_images(
+                segmenter,
+                work.images,
+                folder,
+                save=request.save,
+                alpha=request.options.alpha,
+                on_frame=on_frame,
+            )
+    if request.as_json:
+        sys.stdout.write(json.dumps({**asdict(summary), "fps": summary.fps}) + "\n")
+    elif not request.quiet:
+        typer.echo(summary.line(), err=True)
+    return summary
+
+
+def _length(video: Path) -> int | None:
+    with VideoSource(video) as source:
+        return source.num_frames_hint
+
+
+def _places(work: Work, request: SegmentRequest) -> tuple[Path, Path | None]:
+    """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
+    output = request.output
+    if output is not None and output.suffix.lower() == ".mp4":
+        if work.video is None:
+            raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
+        if output.exists() and not request.exist_ok:
+            raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok")
+        return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), output
+    if output is not None:
+        return new_run_folder(output.parent, output.name, exist_ok=True), None
+    return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), None

@@ -1,0 +1,237 @@
+"""Segmenter: what an application embeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, overload
+
+import numpy as np
+
+from cdga_sdk.backends.base import open_backend
+from cdga_sdk.bundle import Bundle, Manifest
+from cdga_sdk.errors import UsageError
+from cdga_sdk.image import read_image_bgr
+from cdga_sdk.labels import IGNORE, train_id_of
+from cdga_sdk.opencv import cv2
+from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
+from cdga_sdk.result import SegResult
+from cdga_sdk.video.pipeline import RunSummary, SaveWhat, VideoOptions, segment_video
+from cdga_sdk.video.source import VideoSource
+
+__all__ = ["Segmenter"]
+
+Image = UInt8Array | str | Path
+
+
+class Segmenter:
+    """Segments images and video with a bundle made by ``cdga export``.
+
+    Safe to call from several threads. A context manager; `close` may be called instead, and more than once.
+
+    Args:
+        model: The bundle's folder.
+        backend: ``auto``, ``onnxruntime`` or ``openvino``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads of the runtime; by default all that this process may use.
+        conf: Pixels whose probability is below this (0 to 1) become 255 in the mask.
+        classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
+
+    Raises:
+        InputError: No such model.
+        ModelError: Not a bundle, damaged, or refused by the runtime.
+        UsageError: An argument out of range.
+        MissingExtraError: The backend asked for is not installed.
+        ResourceError: The device asked for cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        conf: float = 0.0,
+        classes: Sequence[int | str] | None = None,
+    ) -> None:
+        if not 0.0 <= conf <= 1.0:
+            raise UsageError(f"conf is {conf}, wanted 0 to 1")
+        self.bundle = Bundle.open(model)
+        self._conf = conf
+        self._kept = _kept_table(classes, self.bundle.manifest.names)
+        self._backend = open_backend(self.bundle.model_bytes, backend=backend, device=device, threads=threads)
+        self._closed = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class name by train id."""
+        return self.manifest.names
+
+    @property
+    def imgsz(self) -> tuple[int, int]:
+        """Height and width that the network sees, pixels."""
+        return self.manifest.imgsz_hw
+
+    @property
+    def backend_name(self) -> str:
+        """Runtime, device and arithmetic in use."""
+        return self._backend.name
+
+    @property
+    def model_id(self) -> str:
+        """The bundle's folder name and the start of its hash."""
+        return f"{self.bundle.path.name} {self.bundle.sha256[:12]}"
+
+    # mypy: a path is also a sequence of strings; it takes the first form.
+    @overload
+    def __call__(self, image: Image, *, color: str = "bgr") -> SegResult: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, image: Sequence[Image], *, color: str = "bgr") -> list[SegResult]: ...
+
+    def __call__(self, image: Image | Sequence[Image], *, color: str = "bgr") -> SegResult | list[SegResult]:
+        """Segment one image or a list of images.
+
+        Args:
+            image: An (H, W, 3) uint8 array, a path, or a list of these.
+            color: Channel order of arrays, ``bgr`` (OpenCV's) or ``rgb``.
+
+        Raises:
+            UsageError: An array of another shape or type, or an unknown colour order.
+            InputError: A file that cannot be read.
+        """
+        if isinstance(image, (str, Path)):
+            return self.segment(read_image_bgr(Path(image)), source=str(image))
+        if isinstance(image, np.ndarray):
+            return self.segment(_bgr(image, color))
+        return [self(one, color=color) for one in image]
+
+    def segment(
+        self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
+    ) -> SegResult:
+        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result."""
+        if self._closed:
+            raise UsageError("this Segmenter is closed", fix="open a new one")
+        clock = [time.perf_counter()]
+        frame_rgb = cv2.cvtColor(resize_image(image_bgr, self.imgsz), cv2.COLOR_BGR2RGB)
+        clock.append(time.perf_counter())
+        mask_NHW, conf_NHW = self._backend.infer(np.asarray(frame_rgb, np.uint8)[np.newaxis])
+        clock.append(time.perf_counter())
+        height, width = image_bgr.shape[:2]
+        mask = resize_label(mask_NHW[0], (height, width))
+        confidence = resize_image(conf_NHW[0], (height, width))
+        mask = self._ignore(mask, confidence)
+        clock.append(time.perf_counter())
+        stages = ("preprocess", "inference", "postprocess")
+        return SegResult(
+            mask=mask,
+            confidence=confidence,
+            image_bgr=image_bgr,
+            names=self.names,
+            palette_rgb=self.manifest.palette_rgb,
+            source=source,
+            frame=frame,
+            time_s=time_s,
+            speed_ms={s: 1e3 * (b - a) for s, a, b in zip(stages, clock[:-1], clock[1:], strict=True)},
+        )
+
+    def stream(
+        self,
+        source: str | Path,
+        *,
+        vid_stride: int = 1,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        max_frames: int | None = None,
+    ) -> Iterator[SegResult]:
+        """Segment a video frame by frame; memory does not grow with its length.
+
+        Raises:
+            InputError: The file is not a video that can be decoded.
+        """
+        with VideoSource(source, vid_stride=vid_stride, start_s=start_s, end_s=end_s, max_frames=max_frames) as frames:
+            for frame in frames:
+                yield self.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
+
+    def process_video(
+        self,
+        source: str | Path,
+        output: str | Path,
+        *,
+        save: Sequence[SaveWhat] = ("video", "json"),
+        options: VideoOptions | None = None,
+        on_frame: Callable[[SegResult], None] | None = None,
+    ) -> RunSummary:
+        """Segment a video into the folder ``output``: overlay.mp4, stats.jsonl, summary.json, masks, confidences.
+
+        Args:
+            source: A video file.
+            output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
+                beside it takes the rest.
+            save: What to write: any of ``video``, ``masks``, ``conf``, ``json``.
+            options: Opacity, stride, range and encoder quality.
+            on_frame: Called with each result before it is written.
+
+        Raises:
+            InputError: The source cannot be decoded.
+            UsageError: The output cannot be written.
+            ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
+        """
+        folder, video_path = Path(output), None
+        if folder.suffix.lower() == ".mp4":
+            folder, video_path = folder.with_suffix(""), folder
+        return segment_video(
+            self,
+            Path(source),
+            folder,
+            save=save,
+            options=options or VideoOptions(),
+            video_path=video_path,
+            on_frame=on_frame,
+        )
+
+    def close(self) -> None:
+        """Free the runtime; closing twice is harmless, calling afterwards is a UsageError."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ignore(self, mask: UInt8Array, confidence: UInt8Array) -> UInt8Array:
+        if self._kept is not None:
+            mask = np.asarray(cv2.LUT(mask, self._kept), np.uint8)
+        if self._conf > 0:
+            mask = np.where(confidence < self._conf * 255, np.uint8(IGNORE), mask)
+        return mask
+
+
+def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UInt8Array | None:
+    if classes is None:
+        return None
+    table = np.full(256, IGNORE, np.uint8)
+    for label in classes:
+        train_id = train_id_of(label, names)
+        table[train_id] = train_id
+    return table
+
+
+def _bgr(image: UInt8Array, color: str) -> UInt8Array:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
+    if color not in {"bgr", "rgb"}:
+        raise UsageError(f"unknown colour order '{color}'", fix="use 'bgr' or 'rgb'")
+    return image if color == "bgr" else np.ascontiguousarray(image[:, :, ::-1])

@@ -1,0 +1,448 @@
+"""Source to outputs: decode, segment, write. Frames are streamed; nothing grows with the length of the video.
+
+The folder that a run fills::
+
+    overlay.mp4       frames with class colours over them (images: overlay/NAME.jpg)
+    masks/NAME.png    train ids at source size, 255 ignored
+    conf/NAME.png     confidence, 0 to 255
+    stats.jsonl       one line per frame
+    summary.json      totals, times, what was lost, and what made it
+
+An interrupted or failed run leaves ``overlay.partial.mp4`` (playable), ``stats.partial.jsonl`` and a summary that
+says how far it came.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Literal, Protocol, get_args
+
+import numpy as np
+
+from cdga_sdk.atomic import error_from_os, write_bytes, write_text
+from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.image import read_image_bgr, write_png
+from cdga_sdk.opencv import cv2
+from cdga_sdk.preprocess import UInt8Array
+from cdga_sdk.result import SegResult
+from cdga_sdk.video.sink import VideoSink
+from cdga_sdk.video.source import VideoSource
+
+__all__ = ["RunSummary", "SaveWhat", "VideoOptions", "parse_save", "segment_images", "segment_video"]
+
+SaveWhat = Literal["video", "masks", "conf", "json"]
+STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
+
+
+class FrameSegmenter(Protocol):
+    """What the pipeline needs of a `Segmenter`."""
+
+    @property
+    def backend_name(self) -> str:
+        """Runtime, device and arithmetic."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Names the exact bundle."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Class names."""
+        ...
+
+    def segment(
+        self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
+    ) -> SegResult:
+        """One frame."""
+        ...
+
+
+OnFrame = Callable[[SegResult], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """How a video is read and how the overlay is written.
+
+    Attributes:
+        alpha: Opacity of the class colours, 0 to 1.
+        vid_stride: Segment every n-th frame.
+        start_s: Skip what lies before this time, seconds.
+        end_s: Stop at this time, seconds.
+        max_frames: Stop after this many frames.
+        crf: x264's constant quality, 0 (lossless) to 51.
+        preset: x264's speed preset.
+    """
+
+    alpha: float = 0.5
+    vid_stride: int = 1
+    start_s: float | None = None
+    end_s: float | None = None
+    max_frames: int | None = None
+    crf: int = 20
+    preset: str = "veryfast"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What ``summary.json`` holds.
+
+    Attributes:
+        status: ``done``, ``degraded`` (frames were lost or concealed), ``interrupted`` or ``failed``.
+        source: The file or folder that was segmented.
+        folder: Where the outputs are.
+        frames: Frames segmented and written.
+        expected_frames: What the container announced, where it did.
+        wall_s: Seconds from the first frame to the last.
+        stage_ms_p50: Median milliseconds of each stage.
+        stage_ms_p95: 95th percentile of each stage.
+        mean_share: Mean share of the frame per class, 0 to 1.
+        mean_confidence: Mean over frames, 0 to 1.
+        lost: Counts of what the decoder lost or mended.
+        outputs: Files and folders written, relative to ``folder``.
+        backend: Runtime, device and arithmetic.
+        model: Names the exact bundle.
+        machine: Platform and Python version.
+    """
+
+    status: str
+    source: str
+    folder: str
+    frames: int
+    expected_frames: int | None = None
+    wall_s: float = 0.0
+    stage_ms_p50: dict[str, float] = field(default_factory=dict)
+    stage_ms_p95: dict[str, float] = field(default_factory=dict)
+    mean_share: dict[str, float] = field(default_factory=dict)
+    mean_confidence: float = 0.0
+    lost: dict[str, int] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    backend: str = ""
+    model: str = ""
+    machine: str = ""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the whole chain."""
+        return self.frames / self.wall_s if self.wall_s else 0.0
+
+    def line(self) -> str:
+        """The summary in one line."""
+        stages = " / ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms_p50.items())
+        return (
+            f"{self.frames} frames in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
+            f"{self.backend}) · {self.folder}"
+        )
+
+
+def parse_save(text: str) -> tuple[SaveWhat, ...]:
+    """``"video,masks"`` as a tuple.
+
+    Raises:
+        UsageError: A word that is not one of video, masks, conf, json.
+    """
+    words = [w.strip() for w in text.split(",") if w.strip()]
+    allowed: tuple[SaveWhat, ...] = get_args(SaveWhat)
+    for word in words:
+        if word not in allowed:
+            raise UsageError(f"cannot save '{word}'", where="--save", fix=f"use any of {','.join(allowed)}")
+    return tuple(w for w in allowed if w in words)
+
+
+def segment_video(
+    segmenter: FrameSegmenter,
+    source: Path,
+    folder: Path,
+    *,
+    save: Sequence[SaveWhat],
+    options: VideoOptions,
+    video_path: Path | None = None,
+    on_frame: OnFrame | None = None,
+) -> RunSummary:
+    """Segment a video file into ``folder``, the overlay to ``video_path``; see `Segmenter.process_video`."""
+    video_path = video_path or folder / "overlay.mp4"
+    _refuse_own_input(source, video_path)
+    with (
+        VideoSource(
+            source,
+            vid_stride=options.vid_stride,
+            start_s=options.start_s,
+            end_s=options.end_s,
+            max_frames=options.max_frames,
+        ) as frames,
+        _Outputs(folder, save, segmenter, str(source)) as outputs,
+    ):
+        outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
+        if "video" in save:
+            rate = frames.average_rate / options.vid_stride
+            sink = VideoSink(
+                video_path,
+                size_wh=frames.size_wh,
+                rate=rate,
+                time_base=frames.time_base,
+                crf=options.crf,
+                preset=options.preset,
+            )
+            outputs.attach(sink)
+        clock = time.perf_counter()
+        for frame in frames:
+            decode_ms = 1e3 * (time.perf_counter() - clock)
+            result = segmenter.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
+            if on_frame:
+                on_frame(result)
+            outputs.write(result, f"{source.stem}_{frame.index:06d}", decode_ms, options.alpha, pts=frame.pts)
+            clock = time.perf_counter()
+        outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
+        if not outputs.frames:
+            raise InputError("no frame lies in the range asked for", where=source, fix="check --start and --end")
+    return outputs.summary
+
+
+def segment_images(
+    segmenter: FrameSegmenter,
+    images: Sequence[Path],
+    folder: Path,
+    *,
+    save: Sequence[SaveWhat],
+    alpha: float = 0.5,
+    on_frame: OnFrame | None = None,
+) -> RunSummary:
+    """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
+
+    An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
+
+    Raises:
+        InputError: Not one image could be read.
+    """
+    first_error: InputError | None = None
+    with _Outputs(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
+        outputs.expected_frames = len(images)
+        for index, (path, name) in enumerate(zip(images, _unique_stems(images), strict=True)):
+            clock = time.perf_counter()
+            try:
+                image_bgr = read_image_bgr(path)
+            except InputError as error:
+                first_error = first_error or error
+                outputs.lose(path, error)
+                continue
+            decode_ms = 1e3 * (time.perf_counter() - clock)
+            result = segmenter.segment(image_bgr, source=str(path), frame=index)
+            if on_frame:
+                on_frame(result)
+            outputs.write(result, name, decode_ms, alpha)
+        if first_error and not outputs.frames:
+            raise first_error
+    return outputs.summary
+
+
+def raise_if_degraded(summary: RunSummary) -> None:
+    """Exit code 4 for a run that finished with losses.
+
+    Raises:
+        DegradedError: Frames were lost or concealed.
+    """
+    if summary.status == "degraded":
+        counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary.lost.items() if n)
+        raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
+
+
+class _Outputs:
+    """The files of one run; finalises them whatever happens."""
+
+    def __init__(self, folder: Path, save: Sequence[SaveWhat], segmenter: FrameSegmenter, source: str) -> None:
+        self.frames = 0
+        self.expected_frames: int | None = None
+        self.lost: dict[str, int] = {}
+        self.summary = RunSummary(
+            status="failed",
+            source=source,
+            folder=str(folder),
+            frames=0,
+            backend=segmenter.backend_name,
+            model=segmenter.model_id,
+            machine=f"{platform.platform()} python {platform.python_version()}",
+        )
+        self._folder = folder
+        self._save = save
+        self._names = segmenter.names
+        self._stack = ExitStack()
+        self._stats: IO[str] | None = None
+        self._sink: VideoSink | None = None
+        self._times = {stage: _Percentiles() for stage in STAGES}
+        self._shares = np.zeros(len(self._names))
+        self._confidence = 0.0
+        self._started_s = 0.0
+
+    def __enter__(self) -> _Outputs:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise error_from_os(error, self._folder) from error
+        if "json" in self._save:
+            self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
+        self._started_s = time.perf_counter()
+        return self
+
+    def attach(self, sink: VideoSink) -> None:
+        """Take over a video sink: opened here, closed with the run."""
+        self._sink = self._stack.enter_context(sink)
+
+    def write(self, result: SegResult, name: str, decode_ms: float, alpha: float, *, pts: int | None = None) -> None:
+        """Write everything asked for of one frame, and count it."""
+        clock = time.perf_counter()
+        if self._sink is not None and pts is not None:
+            self._sink.write(result.plot(alpha), pts)
+        elif "video" in self._save:
+            _write_jpeg(self._folder / "overlay" / f"{name}.jpg", result.plot(alpha))
+        if "masks" in self._save:
+            write_png(self._folder / "masks" / f"{name}.png", result.mask)
+        if "conf" in self._save:
+            write_png(self._folder / "conf" / f"{name}.png", result.confidence)
+        shares = result.shares()
+        write_ms = 1e3 * (time.perf_counter() - clock)
+        times_ms = {"decode": decode_ms, **result.speed_ms, "write": write_ms}
+        self._count(result, shares, times_ms)
+        self._write_line(
+            {
+                "source": result.source,
+                "frame": result.frame,
+                "time_s": result.time_s,
+                "share": {k: round(v, 5) for k, v in shares.items()},
+                "mean_confidence": round(float(result.confidence.mean()) / 255, 4),
+                "ms": {k: round(v, 2) for k, v in times_ms.items()},
+            }
+        )
+
+    def lose(self, path: Path, error: InputError) -> None:
+        """Count an input that could not be read, and say why in stats.jsonl."""
+        self.lost["unreadable_images"] = self.lost.get("unreadable_images", 0) + 1
+        self._write_line({"source": str(path), "error": error.what})
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        wall_s = time.perf_counter() - self._started_s
+        status = "degraded" if any(self.lost.values()) else "done"
+        try:
+            self._stack.__exit__(kind, error, None)
+        except BaseException:
+            status = "failed"
+            raise
+        finally:
+            if kind is not None:
+                status = "failed" if issubclass(kind, Exception) else "interrupted"
+            self._finish(status, wall_s)
+
+    def _count(self, result: SegResult, shares: dict[str, float], times_ms: dict[str, float]) -> None:
+        self.frames += 1
+        for stage, ms in times_ms.items():
+            self._times[stage].add(ms)
+        for name, share in shares.items():
+            self._shares[self._names.index(name)] += share
+        self._confidence += float(result.confidence.mean()) / 255
+
+    def _write_line(self, record: dict[str, object]) -> None:
+        if self._stats is not None:
+            self._stats.write(json.dumps(record) + "\n")
+
+    def _finish(self, status: str, wall_s: float) -> None:
+        count = max(self.frames, 1)
+        summary = replace(
+            self.summary,
+            status=status,
+            frames=self.frames,
+            expected_frames=self.expected_frames,
+            wall_s=wall_s,
+            stage_ms_p50={s: round(t.at(0.50), 2) for s, t in self._times.items()},
+            stage_ms_p95={s: round(t.at(0.95), 2) for s, t in self._times.items()},
+            mean_share={n: round(float(s / count), 5) for n, s in zip(self._names, self._shares, strict=True)},
+            mean_confidence=round(self._confidence / count, 4),
+            lost=self.lost,
+            outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),
+        )
+        self.summary = summary
+        if "json" in self._save and self.frames:
+            record = {**asdict(summary), "fps": round(summary.fps, 2)}
+            write_text(self._folder / "summary.json", json.dumps(record, indent=1) + "\n")
+
+
+class _Percentiles:
+    """Percentiles of positive milliseconds in constant memory: a histogram with bins 2 % wide."""
+
+    _STEP = np.log(1.02)
+    _LOWEST_MS = 1e-3
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1200, np.int64)  # up to 1e-3 * 1.02**1200 ms, five months
+
+    def add(self, ms: float) -> None:
+        """Count one value."""
+        position = int(np.log(max(ms, self._LOWEST_MS) / self._LOWEST_MS) / self._STEP)
+        self._counts[min(position, self._counts.size - 1)] += 1
+
+    def at(self, share: float) -> float:
+        """The value below which ``share`` of the counted values lie; 0 where nothing was counted."""
+        total = int(self._counts.sum())
+        if not total:
+            return 0.0
+        position = int(np.searchsorted(np.cumsum(self._counts), share * total))
+        return float(self._LOWEST_MS * np.exp((position + 0.5) * self._STEP))
+
+
+@contextmanager
+def _partial_text(path: Path) -> Iterator[IO[str]]:
+    """A text file under ``NAME.partial.EXT`` until the block ends well."""
+    partial = path.with_suffix(f".partial{path.suffix}")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+        partial.replace(path)
+    except OSError as error:
+        raise error_from_os(error, path) from error
+
+
+def _write_jpeg(path: Path, image_bgr: UInt8Array) -> None:
+    done, data = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert done, f"JPEG encoder refused an array of shape {image_bgr.shape}"
+    write_bytes(path, data.tobytes(), durable=False)
+
+
+def _unique_stems(paths: Iterable[Path]) -> list[str]:
+    """Stems, made unique by the suffix and, where folders differ too, by a number."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        choices = [path.stem, path.name.replace(".", "_")]
+        name = next((c for c in choices if c not in taken), f"{choices[1]}_{len(taken):06d}")
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _refuse_own_input(source: Path, output: Path) -> None:
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError("would write over its own input", where=source, fix="choose another output")
+
+
+def _whole_video(options: VideoOptions) -> VideoOptions:
+    return replace(options, vid_stride=1, start_s=None, end_s=None, max_frames=None)
+
+
+def _losses_of(frames: VideoSource, read: int, announced: int | None) -> dict[str, int]:
+    # Containers miscount by a frame or two (edit lists); a shortage beyond that is a loss that no packet told of.
+    missing = max(0, (announced or 0) - read)
+    return {
+        "corrupt_packets": frames.corrupt_packets,
+        "corrupt_frames": frames.corrupt_frames,
+        "missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0,
+    }

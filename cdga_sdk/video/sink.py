@@ -1,0 +1,334 @@
+"""Frames to H.264 in MP4: timing kept tick by tick, and the final name exists only when the file is whole.
+
+While frames come in, ``NAME.partial.mp4`` grows beside the final file as a fragmented MP4, which plays up to its
+last keyframe even after a ``kill -9``. On success it is copied, without encoding again, to a faststart MP4 that
+takes the final name in one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+from cdga_sdk.errors import CdgaError, InputError, ResourceError, UsageError
+from cdga_sdk.video.source import open_container, video_stream
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+__all__ = ["VideoInfo", "VideoSink", "probe"]
+
+PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+_KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
+_FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
+
+
+class VideoSink:
+    """Writes BGR frames to one H.264 MP4 (yuv420p, BT.709, limited range); a context manager.
+
+    B-frames are off: decoding order is then showing order, so that an MP4 can hold every gap of a
+    variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
+
+    Args:
+        path: the final file; its name ends in ``.mp4``. Replaced on success only. That it is not the input
+            is for the caller to check. A ``.partial.mp4`` of an earlier run is replaced at once.
+        size_wh: width and height of the frames. Odd sizes are padded by one repeated edge pixel.
+        rate: nominal frames per second; only a hint where the frame rate varies.
+        time_base: seconds of one tick of ``pts``.
+        crf: x264 quality, 0 (lossless) to 51.
+        preset: x264 speed, one of ``PRESETS``.
+
+    Raises:
+        UsageError: a bad argument, or a folder that is missing or not writable.
+        ResourceError: the disk is full or failing.
+
+    Attributes:
+        path: the file that there is: the final name after success, the ``.partial.mp4`` name otherwise.
+        padded_wh: size of the encoded pictures.
+        frames_written: frames taken so far.
+        resized_frames: frames that came in another size than announced and were scaled to it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size_wh: tuple[int, int],
+        rate: Fraction,
+        time_base: Fraction,
+        crf: int = 20,
+        preset: str = "veryfast",
+    ) -> None:
+        self._final = Path(path)
+        self._partial = self._final.with_name(f"{self._final.stem}.partial.mp4")
+        _check_arguments(self._final, size_wh, rate, time_base, crf, preset)
+        self.path = self._partial
+        self.size_wh = size_wh
+        self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
+        self.frames_written = self.resized_frames = 0
+        self._rate, self._time_base = rate, time_base
+        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0"}
+        self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
+        self._first_pts = self._last_pts = self._keyframe_pts = 0
+        self._container: OutputContainer | None = None
+
+    def __enter__(self) -> Self:
+        if self._final.is_dir():
+            raise UsageError("there is a folder of that name", where=self._final, fix="name another file")
+        try:
+            self._open()
+        except BaseException:
+            self._close_quietly()
+            raise
+        self._to_yuv, self._to_size = VideoReformatter(), VideoReformatter()
+        return self
+
+    def _open(self) -> None:
+        with _named_errors(self._partial):
+            self._partial.unlink(missing_ok=True)
+            options = _FRAGMENTED | _tick_options(self._time_base)
+            self._container = av.open(str(self._partial.absolute()), "w", format="mp4", options=options)
+            self._stream = self._add_stream(self._container)
+            self._container.start_encoding()
+
+    def _add_stream(self, container: OutputContainer) -> VideoStream:
+        stream = container.add_stream("libx264", rate=self._rate, options=self._x264)
+        stream.width, stream.height = self.padded_wh
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = self._time_base
+        codec = stream.codec_context
+        codec.time_base = self._time_base
+        codec.gop_size = max(1, math.floor(_KEYFRAME_EVERY_S * self._rate))
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return stream
+
+    def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
+        """Encode one frame.
+
+        Args:
+            image_bgr: ``(H, W, 3)`` uint8, BGR; of another size than announced it is scaled and counted.
+            pts: presentation time in ticks of ``time_base``; later than that of the frame before.
+
+        Raises:
+            UsageError: the array is no such image, or ``pts`` does not increase.
+            ResourceError: the disk is full or failing.
+        """
+        assert self._container is not None, "use it as: with VideoSink(...) as sink"
+        if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8:
+            raise UsageError(f"got an array {image_bgr.shape} of {image_bgr.dtype}; wanted (H, W, 3) of uint8")
+        if self.frames_written and pts <= self._last_pts:
+            raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
+        with _named_errors(self._partial):
+            self._mux(self._stream.encode(self._frame(image_bgr, pts)))
+        self._first_pts = self._first_pts if self.frames_written else pts
+        self._last_pts = pts
+        self.frames_written += 1
+
+    def _frame(self, image_bgr: NDArray[np.uint8], pts: int) -> VideoFrame:
+        frame = av.VideoFrame.from_ndarray(self._padded(image_bgr), format="bgr24")
+        frame = self._to_yuv.reformat(
+            frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        frame.pts, frame.time_base = pts, self._time_base
+        if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
+            frame.pict_type = PictureType.I
+            self._keyframe_pts = pts
+        return frame
+
+    def _padded(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        width, height = self.size_wh
+        if image_bgr.shape[:2] != (height, width):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_bgr), format="bgr24")
+            image_bgr = np.asarray(self._to_size.reformat(frame, width=width, height=height).to_ndarray(), np.uint8)
+            self.resized_frames += 1
+        if self.padded_wh != self.size_wh:
+            image_bgr = np.pad(image_bgr, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        return np.ascontiguousarray(image_bgr)
+
+    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
+        assert self._container is not None
+        for packet in packets:
+            self._container.mux(packet)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._close_quietly()
+        else:
+            self._close_partial()
+            if self.frames_written:
+                self._publish()
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(CdgaError, OSError):  # the error that is on its way matters more
+            self._close_partial()
+
+    def _close_partial(self) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        with _named_errors(self._partial):
+            try:
+                if self.frames_written:
+                    container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+                if not self.frames_written:
+                    self._partial.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        """Copy the packets to a faststart MP4, force it to the disk, and only then give it the final name."""
+        whole = self._final.with_name(f"{self._final.stem}.partial.whole.mp4")
+        try:
+            with _named_errors(self._final, kept=self._partial):
+                _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+                _sync(whole)
+                whole.replace(self._final)
+                if os.name == "posix":  # elsewhere a folder cannot be opened
+                    _sync(self._final.absolute().parent)
+        finally:
+            whole.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        self.path = self._final
+
+
+def _check_arguments(
+    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str
+) -> None:
+    wrong = (
+        (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
+        (min(size_wh) < 1, f"size_wh is {size_wh}; both must be 1 or more"),
+        (rate <= 0, f"rate is {rate}; it must be above 0"),
+        (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
+        (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
+        (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
+    )
+    for is_wrong, message in wrong:
+        if is_wrong:
+            raise UsageError(message, where=path)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path, kept: Path | None = None) -> Iterator[None]:
+    """Turn what the system and FFmpeg raise while writing ``path`` into one line of ours."""
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        reason = error.strerror or str(error)
+        rest = f"; what was written is kept in {kept.name}" if kept is not None else ""
+        if error.errno in _DISK_FULL:
+            raise ResourceError(
+                f"the video cannot be written ({reason}){rest}", where=path, fix="free space on that disk"
+            ) from error
+        raise UsageError(
+            f"the video cannot be written ({reason}){rest}", where=path, fix="name a folder that can be written to"
+        ) from error
+
+
+def _tick_options(time_base: Fraction) -> dict[str, str]:
+    """Let one tick of the track, and of its edit list, be exactly 1/denominator s: nothing is rounded."""
+    ticks_per_s = str(time_base.denominator)
+    return {"video_track_timescale": ticks_per_s, "movie_timescale": ticks_per_s}
+
+
+def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> None:
+    """Copy packets as they are; only their common offset changes, so that the first is shown at ``first_pts``."""
+    options = {"movflags": "faststart"} | _tick_options(time_base)
+    with (
+        open_container(source) as reader,
+        av.open(str(target.absolute()), "w", format="mp4", options=options) as writer,
+    ):
+        stream = video_stream(reader, source)
+        copy = writer.add_stream_from_template(stream, opaque=True)
+        shift: int | None = None
+        for packet in reader.demux(stream):
+            if packet.pts is None or packet.dts is None:  # the empty packet at the end
+                continue
+            assert packet.time_base == Fraction(1, time_base.denominator)
+            shift = first_pts * time_base.numerator - packet.pts if shift is None else shift
+            packet.pts += shift
+            packet.dts += shift
+            packet.stream = copy
+            writer.mux(packet)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video file holds, counted and not believed.
+
+    Attributes:
+        size_wh: width and height of the stored pictures, before any turn.
+        average_rate: frames per second as the container gives it.
+        num_frames: packets of the video stream.
+        duration_s: from the first frame shown to the end of the last.
+        codec: name of the decoder.
+        pix_fmt: FFmpeg's name of the pixel format.
+    """
+
+    size_wh: tuple[int, int]
+    average_rate: Fraction
+    num_frames: int
+    duration_s: float
+    codec: str
+    pix_fmt: str
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Describe a video file after reading all its packets; nothing is decoded.
+
+    Raises:
+        InputError: the file is missing, refused, or broken.
+    """
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        num_frames, duration_s = _counted(container, stream, Path(path))
+        return VideoInfo(
+            size_wh=(stream.width, stream.height),
+            average_rate=stream.average_rate or Fraction(0),
+            num_frames=num_frames,
+            duration_s=duration_s,
+            codec=stream.codec_context.name,
+            pix_fmt=stream.pix_fmt or "unknown",
+        )
+
+
+def _counted(container: InputContainer, stream: VideoStream, path: Path) -> tuple[int, float]:
+    num_frames, start, end = 0, math.inf, -math.inf
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                num_frames += 1
+                pts = packet.pts if packet.pts is not None else packet.dts
+                if pts is not None:
+                    start, end = min(start, pts), max(end, pts + (packet.duration or 0))
+    except av.FFmpegError as error:
+        raise InputError(f"reading stopped after {num_frames} frames ({error.strerror})", where=path) from error
+    return num_frames, float((end - start) * (stream.time_base or 0)) if num_frames else 0.0

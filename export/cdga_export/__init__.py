@@ -1,0 +1,1 @@
+"""Turns a checkpoint into a bundle whose parity is proven."""

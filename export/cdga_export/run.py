@@ -1,0 +1,64 @@
+"""``cdga export``: from words on the command line to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from cdga_export.export import Exported, export_checkpoint, export_weights
+from cdga_sdk.errors import UsageError
+
+__all__ = ["parse_imgsz", "run_export"]
+
+
+def run_export(
+    checkpoint: str | None,
+    output: Path | None,
+    *,
+    weights: str | None,
+    model: str | None,
+    imgsz: str | None,
+    golden: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> Exported:
+    """Export and report.
+
+    Raises:
+        UsageError: Flags that are missing or do not go together.
+        CdgaError: As `export_checkpoint` does.
+    """
+    if output is None:
+        raise UsageError("no output given", fix="pass -o model.cdga")
+    if (checkpoint is None) == (weights is None):
+        raise UsageError("wanted either a CHECKPOINT or --weights", fix="e.g. cdga export runs/train/x -o model.cdga")
+    if checkpoint is not None:
+        if model is not None or imgsz is not None:
+            raise UsageError("--model and --imgsz go with --weights; a checkpoint knows its own")
+        done = export_checkpoint(checkpoint, output, golden=golden, overwrite=overwrite)
+    else:
+        if model is None or imgsz is None:
+            raise UsageError("--weights needs --model and --imgsz", fix="e.g. --model efficientvit_b0 --imgsz 512,1024")
+        done = export_weights(weights or "", model, parse_imgsz(imgsz), output, golden=golden, overwrite=overwrite)
+    if not quiet:
+        parity = done.parity
+        typer.echo(
+            f"{parity.candidate} = {parity.reference} on {100 * parity.agreement:.4f} % of pixels of "
+            f"{len(parity.frames)} golden frames · {done.bundle.path}",
+            err=True,
+        )
+    return done
+
+
+def parse_imgsz(text: str) -> tuple[int, int]:
+    """``"512,1024"`` as (height, width); one number is a square.
+
+    Raises:
+        UsageError: Not one or two positive whole numbers.
+    """
+    parts = text.replace("x", ",").split(",")
+    if not all(p.strip().isdecimal() and int(p) > 0 for p in parts) or len(parts) not in {1, 2}:
+        raise UsageError(f"imgsz is '{text}', wanted H,W", fix="e.g. --imgsz 512,1024")
+    sides = [int(p) for p in parts]
+    return sides[0], sides[-1]

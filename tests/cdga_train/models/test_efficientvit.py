@@ -1,0 +1,254 @@
+"""The real-time network: shapes, gradients, its linear attention, and the published weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from timm.models.efficientvit_mit import LiteMLA
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cdga_sdk.errors import InputError, ModelError
+from cdga_sdk.labels import CAMVID_TO_TRAIN_ID, CLASS_SETS, IGNORE, lookup_table
+from cdga_sdk.opencv import cv2
+from cdga_train.models.efficientvit import ATTENTION_EPS, EfficientViTSeg, published_state
+
+SHARED = Path(__file__).parents[4] / "shared"
+WEIGHTS = SHARED / "weights" / "efficientvit_seg_b0_cityscapes.pt"
+CAMVID = SHARED / "data" / "camvid"
+
+needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the published weights are not in ../shared/weights")
+needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not in ../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, and on a busy machine their barriers cost a factor of ten."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def network() -> EfficientViTSeg:
+    torch.manual_seed(0)
+    return EfficientViTSeg().eval()
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(WEIGHTS, weights_only=True)["state_dict"]
+    return state
+
+
+def attention_of(network: EfficientViTSeg) -> nn.Module:
+    return next(module for module in network.modules() if isinstance(module, LiteMLA))
+
+
+# ---------------------------------------------------------------- contract
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (96, 128)])
+def test_logits_lie_on_the_stride_8_grid(network: EfficientViTSeg, width: int, height: int) -> None:
+    with torch.inference_mode():
+        logits_BCHW = network(torch.randn(2, 3, height, width))
+    assert logits_BCHW.shape == (2, 19, height // 8, width // 8)
+    assert logits_BCHW.dtype == torch.float32
+    assert (network.output_stride, network.size_multiple) == (8, 32)
+
+
+def test_the_number_of_classes_is_free() -> None:
+    with torch.inference_mode():
+        assert EfficientViTSeg(num_classes=11).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 11, 4, 4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(480, 360), (100, 64)])
+def test_a_side_that_is_no_multiple_of_32_is_refused(network: EfficientViTSeg, width: int, height: int) -> None:
+    with pytest.raises(InputError, match=rf"{width}x{height}.*multiples of 32"):
+        network(torch.zeros(1, 3, height, width))
+
+
+def test_the_network_is_as_small_as_published(network: EfficientViTSeg) -> None:
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 3) == 0.707  # million, as the paper's 0.7
+
+
+def test_images_of_a_batch_do_not_touch_each_other(network: EfficientViTSeg) -> None:
+    images_BCHW = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images_BCHW)[1:], network(images_BCHW[1:]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding:UserWarning")
+def test_the_exported_graph_takes_any_batch_and_agrees(network: EfficientViTSeg, tmp_path: Path) -> None:
+    graph = tmp_path / "network.onnx"
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
+    batch_axis = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    torch.onnx.export(
+        network, (torch.zeros(1, 3, 64, 96),), graph, dynamo=False, opset_version=18, dynamic_axes=batch_axis, **names
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    images_BCHW = torch.randn(3, 3, 64, 96)
+    images_BCHW[0] = 0.0
+    (exported,) = session.run(None, {"image": images_BCHW.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(exported), network(images_BCHW), rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_gradients_reach_every_parameter(network: EfficientViTSeg) -> None:
+    network.train()
+    label_BHW = torch.randint(0, 19, (2, 8, 8))
+    F.cross_entropy(network(torch.randn(2, 3, 64, 64)), label_BHW).backward()  # type: ignore[no-untyped-call]
+    without = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()
+    ]
+    assert without == []
+
+
+def test_training_lowers_the_loss_and_moves_the_running_statistics(network: EfficientViTSeg) -> None:
+    network.train()
+    image_BCHW, label_BHW = torch.randn(2, 3, 64, 64), torch.randint(0, 19, (2, 8, 8))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(image_BCHW), label_BHW)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(network.state_dict()["head.expand.norm.num_batches_tracked"]) == 8
+
+
+# ---------------------------------------------------------------- linear attention
+
+
+def attention_in_float64(attention: nn.Module, x_BCHW: Tensor, eps: float) -> Tensor:
+    """Section 3.1 of the paper, written with every pair of pixels: sum_j w_ij v_j / (sum_j w_ij + eps)."""
+    module: Any = copy.deepcopy(attention).double()
+    qkv_BCHW = module.qkv(x_BCHW.double())
+    scales_BCHW = torch.cat([qkv_BCHW, *(aggregate(qkv_BCHW) for aggregate in module.aggreg)], dim=1)
+    batch, _, height, width = x_BCHW.shape
+    per_head = scales_BCHW.reshape(batch, -1, 3, module.dim, height * width)
+    q, k, v = per_head.transpose(-1, -2).unbind(2)
+    weight = q.relu() @ k.relu().transpose(-1, -2)
+    mixed = weight @ v / (weight.sum(-1, keepdim=True) + eps)
+    out_BCHW: Tensor = module.proj(mixed.transpose(-1, -2).reshape(batch, -1, height, width))
+    return out_BCHW
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_attention_agrees_with_float64(network: EfficientViTSeg, scale: float) -> None:
+    attention = attention_of(network)
+    x_BCHW = scale * torch.randn(2, 64, 6, 8)
+    with torch.inference_mode():
+        wanted_BCHW = attention_in_float64(attention, x_BCHW, ATTENTION_EPS)
+        torch.testing.assert_close(attention(x_BCHW).double(), wanted_BCHW, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_epsilon_does_not_bend_the_attention(network: EfficientViTSeg) -> None:
+    attention = attention_of(network)
+    x_BCHW = torch.randn(2, 64, 6, 8)
+    with torch.inference_mode():
+        exact_BCHW = attention_in_float64(attention, x_BCHW, 1e-15)
+        torch.testing.assert_close(attention(x_BCHW).double(), exact_BCHW, rtol=1e-3, atol=1e-4)
+
+
+def test_a_pixel_whose_query_is_silent_gives_zero_not_nan(network: EfficientViTSeg) -> None:
+    attention: Any = attention_of(network)
+    attention.proj = nn.Identity()
+    with torch.inference_mode():
+        assert not attention(torch.zeros(1, 64, 4, 4)).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_the_normalisation_in_float32(network: EfficientViTSeg, dtype: torch.dtype) -> None:
+    attention: Any = attention_of(network)
+    attention.proj = nn.Identity()
+    x_BCHW = 300.0 * torch.randn(1, 64, 16, 16)  # sums of k v pass 65,504, the largest float16
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
+        mixed_BCHW = attention(x_BCHW)
+    with torch.inference_mode():
+        wanted_BCHW = attention(x_BCHW)
+    assert mixed_BCHW.isfinite().all()
+    error = (mixed_BCHW.float() - wanted_BCHW).abs().mean() / wanted_BCHW.abs().mean()
+    assert float(error) < 0.05
+
+
+def test_epsilon_survives_half_precision_and_the_exporters() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert (torch.zeros((), dtype=dtype) + ATTENTION_EPS) > 0
+    assert ATTENTION_EPS > 1e-8  # an exporter drops an addend closer to zero than this
+
+
+# ---------------------------------------------------------------- published weights
+
+
+@needs_weights
+def test_every_published_tensor_is_used_once(published: dict[str, Tensor]) -> None:
+    renamed = published_state(published)
+    assert {id(tensor) for tensor in renamed.values()} == {id(tensor) for tensor in published.values()}
+    assert len(renamed) == len(published)
+    EfficientViTSeg().load_state_dict(renamed, strict=True)
+
+
+@needs_weights
+def test_a_missing_tensor_is_named(published: dict[str, Tensor]) -> None:
+    del (state := dict(published))["head.input_ops.2.conv.weight"]
+    with pytest.raises(ModelError, match=r"'head\.project\.2\.conv\.weight' is missing"):
+        published_state(state)
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["head.input_ops.3.conv.weight", "head.project.0.conv.weight", "extra"])
+def test_an_unknown_tensor_is_named(published: dict[str, Tensor], name: str) -> None:
+    with pytest.raises(ModelError, match=rf"'{name}' is unknown"):
+        published_state({**published, name: torch.zeros(32, 128, 1, 1)})
+
+
+@needs_weights
+def test_a_tensor_of_another_shape_is_named(published: dict[str, Tensor]) -> None:
+    name = "head.output_ops.0.op_list.1.conv.bias"
+    with pytest.raises(ModelError, match=r"'head\.classify\.bias' has shape \(11,\), wanted \(19,\)"):
+        published_state({**published, name: torch.zeros(11)})
+
+
+def test_foreign_weights_are_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"'.*' is missing, '.*' is missing, '.*' is missing and \d+ more"):
+        published_state({})
+
+
+@needs_weights
+@needs_camvid
+def test_the_published_weights_segment_a_real_frame(network: EfficientViTSeg, published: dict[str, Tensor]) -> None:
+    network.load_state_dict(published_state(published))
+    name = (CAMVID / "val.txt").read_text().split()[50]
+    bgr = cv2.imread(str(CAMVID / "images" / "val" / f"{name}.jpg"))
+    label_HW = cv2.imread(str(CAMVID / "labels" / "val" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+    assert bgr is not None
+    assert label_HW is not None
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    resized_HWC = cv2.resize(rgb, (480, 352), interpolation=cv2.INTER_LINEAR) / 255.0
+    normalised_HWC = (resized_HWC - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    with torch.inference_mode():
+        logits_BCHW = network(torch.from_numpy(normalised_HWC.transpose(2, 0, 1).astype(np.float32))[None])
+        logits_BCHW = F.interpolate(logits_BCHW, size=rgb.shape[:2], mode="bilinear", align_corners=False)
+    to_common = CLASS_SETS["common11"].table
+    mask_HW = to_common[logits_BCHW.argmax(1)[0].numpy()]
+    truth_HW = to_common[lookup_table(CAMVID_TO_TRAIN_ID)[label_HW]]
+    scored_HW = truth_HW != IGNORE
+    assert np.mean(mask_HW[scored_HW] == truth_HW[scored_HW]) >= 0.85

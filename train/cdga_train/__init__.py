@@ -1,0 +1,1 @@
+"""Makes a checkpoint: trains a segmentation network and adapts it to unlabelled footage with CDGA."""

@@ -1,0 +1,199 @@
+"""The whole training state in one file: safetensors with a JSON header, no pickle, verified when read.
+
+Tensor names: ``network/...``, ``grouping/...``, ``discriminator/...`` hold weights; ``optim/NAME/INDEX/KEY`` holds the
+state of optimiser NAME for its parameter number INDEX. Random state is not stored: everything random about an
+iteration follows from (seed, iteration).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from cdga_sdk import __version__
+from cdga_sdk.atomic import write_bytes
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, one_line
+from cdga_sdk.preprocess import Preprocess
+from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
+
+__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "read_published_weights", "save_checkpoint"]
+
+_FORMAT: Final = "1"
+_KEY: Final = "cdga_checkpoint"
+LAST: Final = "last.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training state.
+
+    Attributes:
+        config: The run's configuration.
+        iteration: Iterations done.
+        preprocess: What the network's input must look like.
+        names: Class names by train id.
+        tensors: Everything else, by the names of this module's docstring.
+    """
+
+    config: TrainConfig
+    iteration: int
+    preprocess: Preprocess
+    names: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under ``prefix/``, without it."""
+        return {k.removeprefix(f"{prefix}/"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` atomically.
+
+    Raises:
+        ResourceError: The disk is full; an older checkpoint is untouched.
+        UsageError: The place cannot be written to.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
+    header = {
+        "made_by": f"cdga-sdk {__version__}",
+        "iteration": checkpoint.iteration,
+        "config": config_as_dict(checkpoint.config),
+        "imgsz_hw": checkpoint.preprocess.imgsz_hw,
+        "mean": checkpoint.preprocess.mean,
+        "std": checkpoint.preprocess.std,
+        "names": checkpoint.names,
+    }
+    text = json.dumps(header, sort_keys=True)
+    metadata = {_KEY: _FORMAT, "state": text, "sha256": _digest(text, tensors)}
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint, or the last one of a run's folder.
+
+    Raises:
+        InputError: There is no such file.
+        ModelError: It is something else, such as a pickle.
+        IntegrityError: Its bytes are not those that were written.
+    """
+    file = find_checkpoint(Path(path))
+    data = _read(file)
+    metadata = _metadata(file, data)
+    if metadata.get(_KEY) != _FORMAT:
+        raise ModelError("safetensors, but not a checkpoint that this version of cdga reads", where=file)
+    try:
+        tensors = _tensors(file, data)
+        state: dict[str, Any] = json.loads(metadata["state"])
+        if _digest(metadata["state"], tensors) != metadata["sha256"]:
+            raise IntegrityError("changed since it was written", where=file, fix="use an older checkpoint")
+        return Checkpoint(
+            config=config_from_dict(state["config"]),
+            iteration=int(state["iteration"]),
+            preprocess=Preprocess(imgsz_hw=_two(state["imgsz_hw"]), mean=tuple(state["mean"]), std=tuple(state["std"])),
+            names=tuple(state["names"]),
+            tensors=tensors,
+        )
+    except CdgaError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"damaged ({one_line(error)[:120]})", where=file, fix="use an older checkpoint") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself, or the last checkpoint in the folder ``path``.
+
+    Raises:
+        InputError: There is none.
+    """
+    if path.is_dir():
+        file = path / LAST
+        if not file.is_file():
+            raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
+        return file
+    if not path.is_file():
+        raise InputError("no such checkpoint", where=path, fix="name a checkpoint or a run of cdga train")
+    return path
+
+
+def read_published_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pt``/``.pth`` (read without running any code in it) or ``.safetensors`` file.
+
+    Raises:
+        InputError: There is no such file.
+        ModelError: Not tensors, or a pickle with anything but tensors in it.
+    """
+    file = Path(path)
+    data = _read(file)
+    if file.suffix == ".safetensors":
+        return _tensors(file, data)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the file makes it raise
+        raise ModelError(
+            "refused: not a file of plain tensors (a pickle can run code)", where=file, fix="convert it to safetensors"
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ModelError("holds no dictionary of tensors", where=file)
+    return {str(k): v for k, v in content.items()}
+
+
+def _read(file: Path) -> bytes:
+    if not file.is_file():
+        raise InputError("no such file", where=file)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read ({error.strerror})", where=file) from error
+    if not data:
+        raise ModelError("file is empty", where=file)
+    return data
+
+
+def _metadata(file: Path, data: bytes) -> dict[str, str]:
+    """The safetensors header's own dictionary of words."""
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+        return dict(header.get("__metadata__", {}))
+    except (struct.error, ValueError, AttributeError, OverflowError) as error:
+        if data[:2] == b"PK" or data[:1] == b"\x80":
+            raise ModelError(
+                "a pickle, not a cdga checkpoint: refused, since it could run code",
+                where=file,
+                fix="for published weights use: cdga export --weights FILE --model NAME --imgsz H,W -o model.cdga",
+            ) from error
+        raise ModelError("not a cdga checkpoint, or cut short", where=file) from error
+
+
+def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return dict(safetensors.torch.load(data))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise IntegrityError("damaged or cut short", where=file, fix="copy it again, or use an older one") from error
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the JSON text and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _two(values: list[int]) -> tuple[int, int]:
+    height, width = values
+    return height, width

@@ -1,0 +1,217 @@
+"""The configuration of a training run: frozen, typed, and strict about its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from cdga_sdk.errors import InputError, MissingExtraError, UsageError
+
+__all__ = ["LossWeights", "OptimConfig", "TrainConfig", "config_as_dict", "config_from_dict", "load_config"]
+
+Plain = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the losses; the defaults are the paper's (Kim et al. 2021, section "Experimental settings")."""
+
+    semantic_consistency: float = 1e-3
+    """L_co, eq. 1."""
+    orthogonality: float = 1e-3
+    """L_orth, eq. 2-3."""
+    adversarial: float = 1e-3
+    """L_cadv, eq. 4."""
+    class_equivalence: float = 1e-4
+    """L_cl, eq. 5."""
+    tau: float = 0.05
+    """Threshold on the source peak in L_cl."""
+    group_normalise: bool = False
+    """Divide each group's Q by its sum (then L_co is no longer tiny at the start)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimisers and their schedule; the defaults are the paper's, with BDL's where it is silent."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser of the segmentation network."""
+    lr: float = 2.5e-4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    grouping_lr: float = 1e-3
+    """SGD of the grouping network C; same momentum and weight decay."""
+    discriminator_lr: float = 1e-4
+    """Adam of the discriminator D, betas (0.9, 0.99)."""
+    poly_power: float = 0.9
+    """Every rate is multiplied by (1 - iteration / poly_iters) ** poly_power."""
+    poly_iters: int | None = None
+    """Length of the schedule; None means `iters`. The paper schedules 250k and stops at 120k."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    arm: Literal["source_only", "cdga"] = "cdga"
+    """source_only never forwards a target image, so that BatchNorm does not leak."""
+    source: str = "streets:day"
+    """Labelled data: KIND:PLACE, see `cdga_train.data.spec`."""
+    source_split: str = "train"
+    target: str | None = "streets:dusk"
+    """Unlabelled data; its labels are never read."""
+    target_split: str = "train"
+    model: str = "efficientvit_b0"
+    weights: str | None = None
+    """Published weights to start from; None is a random start."""
+    imgsz: tuple[int, int] = (512, 1024)
+    """Height and width that the network sees, pixels."""
+    iters: int = 120_000
+    batch: int = 1
+    """Images of each domain in a step."""
+    flip: bool = False
+    """Mirror images at random."""
+    translate: Literal["none", "fda"] = "none"
+    """fda: give each source image the low-frequency amplitude of a random target image (Yang & Soatto 2020)."""
+    fda_beta: float = 0.01
+    num_groups: int = 8
+    align_resolution: Literal["input", "head"] = "input"
+    """Where C and D see the probabilities: at the input's size (the paper) or at the head's (far cheaper)."""
+    losses: LossWeights = field(default_factory=LossWeights)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 2
+    """Threads that prepare batches."""
+    cache_gib: float = 2.0
+    """Keep resized images in memory while they fit into this."""
+    log_every: int = 10
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        for key in ("iters", "batch", "num_groups", "workers", "log_every", "save_every"):
+            if getattr(self, key) < 1:
+                raise UsageError(f"{key} is {getattr(self, key)}, wanted at least 1", where=key)
+        if self.target is None and (self.arm == "cdga" or self.translate == "fda"):
+            need = "arm=cdga" if self.arm == "cdga" else "translate=fda"
+            raise UsageError(f"{need} needs a target", where="target", fix="name one, e.g. --target video:ride.mp4")
+        if min(self.imgsz) < 32:
+            raise UsageError(f"imgsz is {self.imgsz}, wanted at least 32 by 32", where="imgsz")
+
+
+def config_as_dict(config: TrainConfig) -> Plain:
+    """The configuration as plain values that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: Mapping[str, object]) -> TrainConfig:
+    """Build a configuration from nested plain values.
+
+    Raises:
+        UsageError: An unknown key (the nearest one is named) or a value of the wrong type or range.
+    """
+    _check_keys(TrainConfig, values, prefix="")
+    try:
+        return TypeAdapter(TrainConfig).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{first['msg']}, got {first['input']!r}", where=key) from error
+
+
+def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) -> TrainConfig:
+    """``base``, changed by a YAML or TOML file, changed by ``key=value`` words such as ``optim.lr=1e-3``.
+
+    Raises:
+        InputError: The file cannot be read.
+        UsageError: An unknown key, a wrong value, or a word without ``=``.
+    """
+    values = config_as_dict(base)
+    if file is not None:
+        _merge(values, _read_file(file))
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"'{word}' is not KEY=VALUE", fix="e.g. iters=1000 optim.lr=1e-3")
+        _set(values, key.strip(), text.strip())
+    return config_from_dict(values)
+
+
+def _check_keys(kind: type, values: Mapping[str, object], *, prefix: str) -> None:
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+            raise UsageError(f"unknown key '{prefix}{key}'", fix=hint)
+        nested = _NESTED.get(key) if kind is TrainConfig else None
+        if nested is not None:
+            if not isinstance(value, Mapping):
+                raise UsageError("wanted a group of keys", where=prefix + key, fix=f"e.g. {key}.KEY=VALUE")
+            _check_keys(nested, value, prefix=f"{prefix}{key}.")
+
+
+_NESTED: Mapping[str, type] = {"losses": LossWeights, "optim": OptimConfig}
+
+
+def _merge(values: Plain, changes: Mapping[str, object]) -> None:
+    for key, value in changes.items():
+        inner = values.get(key)
+        if isinstance(inner, dict) and isinstance(value, Mapping):
+            _merge(inner, value)
+        else:
+            values[key] = value
+
+
+def _set(values: Plain, dotted: str, text: str) -> None:
+    group, _, key = dotted.rpartition(".")
+    change: Plain = {key: _value(text)}
+    for name in reversed(group.split(".") if group else []):
+        change = {name: change}
+    _merge(values, change)
+
+
+def _value(text: str) -> object:
+    """A word of the command line: ``none`` is None, ``a,b`` a list; pydantic turns the rest into the field's type."""
+    if text.lower() in {"none", "null"}:
+        return None
+    if "," in text:
+        return [part.strip() for part in text.split(",")]
+    return text
+
+
+def _read_file(path: Path) -> Mapping[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cannot read the configuration", where=path, fix="give a YAML or TOML file") from error
+    content = _parse_toml(path, text) if path.suffix.lower() == ".toml" else _parse_yaml(path, text)
+    if not isinstance(content, dict):
+        raise UsageError("wanted keys and values", where=path, fix="e.g. 'iters: 1000' on a line of its own")
+    return cast("dict[str, object]", content)
+
+
+def _parse_toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not valid TOML ({error})", where=path) from error
+
+
+def _parse_yaml(path: Path, text: str) -> object:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("yaml", "train") from error
+    try:
+        content: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"not valid YAML ({error})", where=path) from error
+    return content

@@ -1,0 +1,1 @@
+"""Data sets: labelled sources and unlabelled targets. Nothing here needs torch."""

@@ -1,0 +1,84 @@
+"""metrics.jsonl: one line of averaged values every so many iterations."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from torch import Tensor
+
+from cdga_sdk.atomic import error_from_os, write_text
+
+__all__ = ["MetricsLog"]
+
+
+class MetricsLog:
+    """Averages values between two lines; on a resume, drops the lines that lie after the checkpoint.
+
+    Args:
+        path: The file, appended to.
+        keep_until: Lines of later iterations are removed on opening.
+    """
+
+    def __init__(self, path: Path, *, keep_until: int) -> None:
+        self._path = path
+        self._keep_until = keep_until
+        self._stream: IO[str] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._waited_s = 0.0
+        self._lr = 0.0
+        self._since = time.perf_counter()
+        self.latest: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self._path.is_file():
+            lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._is_kept(line)]
+            write_text(self._path, "".join(f"{line}\n" for line in lines))
+        try:
+            self._stream = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise error_from_os(error, self._path) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, values: dict[str, Tensor], *, waited_s: float, lr: float) -> None:
+        """Count one iteration. Tensors are summed where they are: no wait for the device until `write`."""
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+        self._waited_s += waited_s
+        self._lr = lr
+
+    def write(self, iteration: int) -> dict[str, float]:
+        """Write the mean of what was added since the last line, and return it."""
+        assert self._stream is not None
+        assert self._count
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        elapsed_s = time.perf_counter() - self._since
+        self.latest = {
+            **means,
+            "lr": self._lr,
+            "it_per_s": self._count / elapsed_s,
+            "data_wait_share": self._waited_s / elapsed_s,
+        }
+        rounded = {name: float(f"{value:.6g}") for name, value in self.latest.items()}
+        self._stream.write(json.dumps({"iteration": iteration, **rounded}) + "\n")
+        self._stream.flush()
+        self._sums, self._count, self._waited_s = {}, 0, 0.0
+        self._since = time.perf_counter()
+        return means
+
+    def _is_kept(self, line: str) -> bool:
+        try:
+            return int(json.loads(line)["iteration"]) <= self._keep_until
+        except (ValueError, KeyError, TypeError):  # a line cut short by a crash
+            return False

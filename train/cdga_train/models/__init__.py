@@ -1,0 +1,1 @@
+"""Networks: the segmentation networks, the grouping network and the discriminator."""
