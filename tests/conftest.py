@@ -1,0 +1,72 @@
+"""Fixtures that are costly once: a network trained for seconds, its bundle, and where the real data lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).parents[2] / "shared"
+TINY_HW = (64, 128)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads() -> None:
+    """Small tensors: torch's thread barriers cost more than they bring, above all on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CDGA run of 12 iterations on streets at 64x128: every part of a run is there."""
+    from cdga_train.config import load_config
+    from cdga_train.loop import train
+    from cdga_train.presets import PRESETS
+
+    folder = tmp_path_factory.mktemp("tiny_run")
+    words = [
+        "iters=12",
+        "batch=2",
+        "imgsz=64,128",
+        "num_groups=2",
+        "align_resolution=input",
+        "log_every=4",
+        "save_every=6",
+    ]
+    train(load_config(PRESETS["streets_cdga"](), None, words), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_run`; read only."""
+    from cdga_export.export import export_checkpoint
+
+    return export_checkpoint(tiny_run, tmp_path_factory.mktemp("bundle") / "tiny.cdga").bundle.path
+
+
+def shared_or_skip(place: str) -> Path:
+    """A file or folder of the data kept beside the repository; skips the test where it is absent."""
+    path = SHARED / place
+    if not path.exists():
+        pytest.skip(f"needs ../shared/{place}, which is not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    """The real, labelled CamVid folder."""
+    return shared_or_skip("data/camvid")
+
+
+@pytest.fixture(scope="session")
+def dashcam() -> Path:
+    """The real dashcam clip: 221 frames of 960x540 at 25 fps."""
+    return shared_or_skip("data/video/solidWhiteRight.mp4")
+
+
+@pytest.fixture(scope="session")
+def city_weights() -> Path:
+    """The published EfficientViT-Seg-B0 weights."""
+    return shared_or_skip("weights/efficientvit_seg_b0_cityscapes.pt")
