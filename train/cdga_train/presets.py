@@ -22,7 +22,7 @@ def streets_source_only() -> TrainConfig:
         source="streets:day",
         target="streets:dusk",
         imgsz=(128, 256),
-        iters=600,
+        iters=400,
         batch=4,
         flip=True,
         align_resolution="head",

@@ -65,8 +65,8 @@ def render_clip(
 ) -> Iterator[StreetFrame]:
     """A continuous drive through the town of ``seed``: the camera moves forward, traffic and people move.
 
-    Frame 0 is `render_frame` of the same arguments. Frame n shows the town n / fps seconds later. Memory does not grow
-    with the length.
+    Frame 0 is `render_frame` of the same arguments. Frame n shows the town n / fps seconds later. Only the centre
+    line of the route grows with the length (32 bytes a metre).
 
     Args:
         seed: 0 or more.

@@ -38,9 +38,10 @@ from cdga_train.data.streets.town import BLOCK_M, Gap, Route, Side, Street, gap_
 __all__ = ["Block", "block_from_seed", "skyline"]
 
 _GRASS: Final[Rgb] = (0.33, 0.40, 0.2)
-_STRIP_M: Final = 6.0
+_STRIP_M: Final = 9.0
 _SIDE_STREET_M: Final = 60.0
 _BAY_M: Final = 6.0
+_HOUSE_DEPTH_M: Final = 12.0
 _WALLS: Final[tuple[Rgb, ...]] = (
     (0.78, 0.72, 0.60),
     (0.82, 0.79, 0.73),
@@ -286,14 +287,15 @@ def _marks(b: _Builder, start: float, end: float, gap: Gap | None) -> None:
     if gap is not None and gap.zebra:
         left, right = street.sides[0].kerb, street.sides[1].kerb
         for d in np.arange(-left + 0.4, right - 0.4, 1.0).tolist():
-            b.strip(1, (d, d + 0.5), (gap.start - 4.5, gap.start - 1.2), ROAD, paint, "plain", layer=LAYER_MARK)
+            if d + 0.5 < -street.median or d > street.median:
+                b.strip(1, (d, d + 0.5), (gap.start - 4.5, gap.start - 1.2), ROAD, paint, "plain", layer=LAYER_MARK)
         stop = (street.median + 0.1, street.sides[1].kerb - 0.2)
         b.strip(1, stop, (gap.start - 6.2, gap.start - 5.8), ROAD, paint, "plain", layer=LAYER_MARK)
 
 
 def _plots(b: _Builder, side: Side, start: float, end: float) -> None:
     """Houses, gardens and open pieces from ``start`` to ``end``."""
-    odds = {"city": (0.86, 0.05, 0.05, 0.04), "suburb": (0.12, 0.58, 0.2, 0.1), "avenue": (0.5, 0.2, 0.18, 0.12)}
+    odds = {"city": (0.82, 0.05, 0.08, 0.05), "suburb": (0.1, 0.52, 0.28, 0.1), "avenue": (0.44, 0.18, 0.28, 0.1)}
     s = start
     while end - s > 4:
         width = min(float(b.rng.uniform(9, 20)), end - s)
@@ -320,76 +322,86 @@ def _block_house(b: _Builder, side: Side, start: float, end: float) -> None:
     _house(b, side, (start, end), side.line, floors=floors, ground_m=float(b.rng.uniform(3.4, 4.2)), line=side.line)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Facade:
+    """What all bays of one house share; ``ground_m``, ``top_m`` and ``ridge_m`` are heights."""
+
+    rgb: Rgb
+    ground_rgb: Rgb
+    roof_rgb: Rgb
+    windows: str
+    ground: str
+    floors: int
+    columns: int
+    first_window: tuple[float, float]
+    ground_m: float
+    top_m: float
+    ridge_m: float
+
+
+def _facade(b: _Builder, bay_m: float, floors: int, ground_m: float) -> _Facade:
+    rng = b.rng
+    rgb = _pick(rng, _WALLS)
+    ground = "shop" if b.street.zone != "suburb" and rng.uniform() < 0.55 else "door"
+    top = ground_m + floors * float(rng.uniform(2.9, 3.5))
+    return _Facade(
+        rgb=rgb,
+        ground_rgb=_pick(rng, _WALLS) if rng.uniform() < 0.4 else rgb,
+        roof_rgb=_pick(rng, _ROOFS),
+        windows=f"windows{int(rng.integers(6))}",
+        ground="arcade" if rng.uniform() < 0.1 else ground,
+        floors=floors,
+        columns=max(1, round(bay_m / float(rng.uniform(2.2, 3.4)))),
+        first_window=(float(rng.integers(4)) / 4, float(rng.integers(4)) / 4),
+        ground_m=ground_m,
+        top_m=top,
+        ridge_m=top + (float(rng.uniform(2.5, 4.5)) if rng.uniform() < 0.5 else 0.0),
+    )
+
+
 def _house(
     b: _Builder, side: Side, s: tuple[float, float], d: float, *, floors: int, ground_m: float, line: float
 ) -> None:
-    rng, sign = b.rng, side.sign
-    rgb = _pick(rng, _WALLS)
-    style = f"windows{int(rng.integers(6))}"
-    ground = ("shop" if rng.uniform() < 0.55 else "door") if b.street.zone != "suburb" else "door"
-    ground = "arcade" if rng.uniform() < 0.1 else ground
-    storey = float(rng.uniform(2.9, 3.5))
-    top = ground_m + floors * storey
-    ledge: Rgb = (rgb[0] * 1.12, rgb[1] * 1.12, rgb[2] * 1.12)
-    ground_rgb = _pick(rng, _WALLS) if rng.uniform() < 0.4 else rgb
-    windows_per_m = 1 / float(rng.uniform(2.2, 3.4))
     bays = _bays(*s)
-    count = max(1, round((s[1] - s[0]) / len(bays) * windows_per_m))
-    first = (float(rng.integers(4)) / 4, float(rng.integers(4)) / 4)
-    roof = float(rng.uniform(2.5, 4.5)) if rng.uniform() < 0.5 else 0.0
-    roof_rgb = _pick(rng, _ROOFS)
+    facade = _facade(b, (s[1] - s[0]) / len(bays), floors, ground_m)
     for number, bay in enumerate(bays):
-        offset = ((first[0] + number * count / 4) % 1, first[1])
-        b.upright(
-            sign,
-            bay,
-            d,
-            (0, ground_m),
-            BUILDING,
-            ground_rgb,
-            ground,
-            repeat=(0.5, 1.0),
-            line=line,
-            offset=(0.5 * (number % 2), 0.0),
-        )
-        b.upright(
-            sign,
-            bay,
-            d,
-            (ground_m, top),
-            BUILDING,
-            rgb,
-            style,
-            repeat=(count / 4, floors / 4),
-            offset=offset,
-            order=1,
-            line=line,
-        )
-        if roof:
-            _roof(b, sign, bay, d, (top, top + roof), roof_rgb, line)
-        b.upright(
-            sign, bay, d - 0.25, (top - 0.3, top + 0.25), BUILDING, ledge, "plain", repeat=(1, 1), order=3, line=line
-        )
-        b.upright(
-            sign, bay, d - 0.1, (ground_m - 0.25, ground_m), BUILDING, ledge, "plain", repeat=(1, 1), order=3, line=line
-        )
-        b.shadow_wall(sign, bay, d, top + roof * 0.5)
-    depth = 12.0
+        _bay(b, side.sign, bay, d, facade, number, line)
+        b.shadow_wall(side.sign, bay, d, (facade.top_m + facade.ridge_m) / 2)
+    rgb = facade.rgb
     b.across(
-        sign,
+        side.sign,
         s[0],
-        (d, d + depth),
-        (0, top),
+        (d, d + _HOUSE_DEPTH_M),
+        (0, facade.top_m),
         BUILDING,
         (rgb[0] * 0.9, rgb[1] * 0.9, rgb[2] * 0.9),
-        _WALL_TILES.get(style, "plaster"),
+        _WALL_TILES.get(facade.windows, "plaster"),
         repeat=(3, 3),
-        gable=roof,
+        gable=facade.ridge_m - facade.top_m,
         order=4,
         line=line,
     )
-    if rng.uniform() < 0.5:
-        _side_windows(b, sign, s[0], d, (ground_m, top), line)
+    if b.rng.uniform() < 0.5:
+        _side_windows(b, side.sign, s[0], d, (ground_m, facade.top_m), line)
+
+
+def _bay(b: _Builder, sign: int, s: tuple[float, float], d: float, facade: _Facade, number: int, line: float) -> None:
+    """Ground floor, storeys, roof and ledges of one piece of a facade."""
+    ground, top, rgb = facade.ground_m, facade.top_m, facade.rgb
+    ledge: Rgb = (rgb[0] * 1.12, rgb[1] * 1.12, rgb[2] * 1.12)
+    door = (0.5 * (number % 2), 0.0)
+    window = ((facade.first_window[0] + number * facade.columns / 4) % 1, facade.first_window[1])
+    repeat = (facade.columns / 4, facade.floors / 4)
+    b.upright(
+        sign, s, d, (0, ground), BUILDING, facade.ground_rgb, facade.ground, repeat=(0.5, 1), offset=door, line=line
+    )
+    b.upright(
+        sign, s, d, (ground, top), BUILDING, rgb, facade.windows, repeat=repeat, offset=window, order=1, line=line
+    )
+    if facade.ridge_m > top:
+        _roof(b, sign, s, d, (top, facade.ridge_m), facade.roof_rgb, line)
+    for out, low, high in ((0.25, top - 0.3, top + 0.25), (0.1, ground - 0.25, ground)):
+        b.upright(sign, s, d - out, (low, high), BUILDING, ledge, "plain", repeat=(1, 1), order=3, line=line)
 
 
 def _roof(

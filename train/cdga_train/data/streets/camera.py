@@ -67,14 +67,13 @@ class Camera:
 
     def to_pixels(self, points: Floats) -> Floats:
         """Camera points (..., 3) in front of the camera as pixel positions (..., 2)."""
-        scale = self.focal_px / np.maximum(points[..., 2:], NEAR_M * 0.5)
-        out: Floats = points[..., :2] * scale + np.array(self.centre_xy, np.float32)
-        return out
+        scale = np.float32(self.focal_px) / np.maximum(points[..., 2:], np.float32(NEAR_M * 0.5))
+        return (points[..., :2] * scale + np.array(self.centre_xy, np.float32)).astype(np.float32, copy=False)
 
     def rays(self) -> tuple[Floats, Floats]:
         """(W,) and (H, 1): x / z and y / z of the ray through each pixel column and row."""
-        columns = (np.arange(self.size_wh[0], dtype=np.float32) - self.centre_xy[0]) / self.focal_px
-        rows = (np.arange(self.size_wh[1], dtype=np.float32) - self.centre_xy[1]) / self.focal_px
+        columns = (np.arange(self.size_wh[0]) - self.centre_xy[0]) / self.focal_px
+        rows = (np.arange(self.size_wh[1]) - self.centre_xy[1]) / self.focal_px
         return columns.astype(np.float32), rows.astype(np.float32)[:, None]
 
 

@@ -77,9 +77,9 @@ def look_of(domain: str, seed: int) -> Look:
 
 def _day(domain: str, rng: np.random.Generator, mood: np.random.Generator, sun: tuple[float, float, float]) -> Look:
     overcast = float(np.clip(rng.normal(0.35, 0.35), 0, 1))
-    direct, blue = 0.75 * (1 - 0.8 * overcast), 1 - 0.75 * overcast
-    ambient = 0.52 + 0.28 * overcast
-    exposure = float(rng.uniform(0.85, 1.12))
+    direct, blue = 0.72 * (1 - 0.8 * overcast), 1 - 0.75 * overcast
+    ambient = 0.74 + 0.22 * overcast
+    exposure = float(rng.uniform(0.88, 1.12))
     gamma, cast, noise = 1.0, (1.0, 1.0, 1.0), 0.008
     if domain == "camera":
         warm = float(mood.choice([-1.0, 1.0]) * mood.uniform(0.5, 1.0))
@@ -95,7 +95,7 @@ def _day(domain: str, rng: np.random.Generator, mood: np.random.Generator, sun: 
             glow=0.0,
             window_rgb=(0, 0, 0),
         ),
-        shadow=0.55 * (1 - overcast),
+        shadow=0.46 * (1 - overcast),
         sky_top=(0.72 - 0.42 * blue, 0.76 - 0.24 * blue, 0.82 + 0.04 * blue),
         sky_low=(0.86 - 0.08 * blue, 0.89, 0.93),
         cloud=float(rng.uniform(0.1, 0.6)),
@@ -111,7 +111,7 @@ def _day(domain: str, rng: np.random.Generator, mood: np.random.Generator, sun: 
 
 def _dusk(rng: np.random.Generator, sun: tuple[float, float, float]) -> Look:
     late = float(rng.uniform(0, 1))
-    level = 0.4 - 0.22 * late
+    level = 0.5 - 0.22 * late
     return Look(
         domain="dusk",
         lighting=Lighting(
@@ -131,7 +131,7 @@ def _dusk(rng: np.random.Generator, sun: tuple[float, float, float]) -> Look:
         gain=1.1,
         gamma=1.05,
         cast=(1.05, 0.94, 1.02),
-        noise=0.028 + 0.02 * late,
+        noise=0.02 + 0.015 * late,
     )
 
 
@@ -155,7 +155,7 @@ def _grey(domain: str, rng: np.random.Generator, sun: tuple[float, float, float]
         cloud=0.8 if rain else 0.0,
         cloud_rgb=_scaled(grey, 0.8),
         haze_rgb=grey,
-        haze_m=float(rng.uniform(90, 170)) if rain else float(rng.uniform(22, 50)),
+        haze_m=float(rng.uniform(90, 170)) if rain else float(rng.uniform(18, 42)),
         gain=1.0,
         gamma=1.0,
         cast=(0.96, 1.0, 1.05) if rain else (1.0, 1.0, 1.0),
@@ -166,7 +166,7 @@ def _grey(domain: str, rng: np.random.Generator, sun: tuple[float, float, float]
 def finish(
     image: Floats, glow: Floats, geometry: Geometry, camera: Camera, look: Look, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """From lit surfaces to the picture: sky, air, weather, lens and sensor; (H, W, 3) uint8.
+    """From lit surfaces (3, H, W) to the picture (H, W, 3) uint8: sky, air, weather, lens and sensor.
 
     ``rng`` is the chance of this one frame (noise, drops, streaks). ``image`` is used up.
     """
@@ -174,70 +174,80 @@ def finish(
     _hang_sky(image, geometry, camera, look)
     _fill_with_haze(image, geometry, look)
     if look.domain == "rain":
-        image = _wet(image, geometry, camera)
-    if look.lighting.glow > 0.05:
-        image += _bloom(glow)
-    image *= np.asarray(look.cast, np.float32) * np.float32(look.gain)
+        _wet(image, geometry, camera)
+    if look.lighting.glow > 0:
+        _bloom(image, glow)
+    for plane, factor in zip(image, look.cast, strict=True):
+        plane *= np.float32(factor * look.gain)
     if look.domain == "rain":
-        image = _rain_on_lens(image, rng)
+        _rain_on_lens(image, rng)
+    if look.domain == "camera":
+        _lens(image)
     return _sensor(image, look, rng)
 
 
 def _hang_sky(image: Floats, geometry: Geometry, camera: Camera, look: Look) -> None:
-    rows = min(image.shape[0], max(0, int(np.flatnonzero((geometry.number == 0).any(axis=1)).max(initial=-1)) + 1))
+    sky = geometry.number == 0
+    rows = int(np.flatnonzero(sky.any(axis=1)).max(initial=-1)) + 1
     if rows == 0:
         return
-    width = image.shape[1]
-    height = np.clip((camera.horizon_row - np.arange(rows, dtype=np.float32)) / camera.focal_px, 0, 1)
-    mix = np.clip(height * 2.2, 0, 1)[:, None, None]
-    low, top = np.asarray(look.sky_low, np.float32), np.asarray(look.sky_top, np.float32)
-    sky = np.broadcast_to(low + (top - low) * mix, (rows, width, 3)).astype(np.float32)
+    height = np.clip((camera.horizon_row - np.arange(rows)) / camera.focal_px, 0, 1).astype(np.float32)
+    mix = np.clip(height * 2.2, 0, 1)[:, None]
     noise = cloud_noise()
     columns = (camera.yaw_rad + np.arctan(camera.rays()[0])) * (noise.shape[1] / (2 * np.pi))
     lines = np.clip((0.35 / (height + 0.12)) * 60, 0, noise.shape[0] - 1).astype(np.intp)
     cloud = noise[lines[:, None], columns.astype(np.intp)[None, :] % noise.shape[1]]
-    cloud = cv2.GaussianBlur(cloud, (0, 0), max(0.8, width / 256))
-    cover = np.clip((cloud - 1.4 + 2.2 * look.cloud) * 0.7, 0, 1)[..., None] * np.float32(0.8)
-    sky += cover * (np.asarray(look.cloud_rgb, np.float32) - sky)
-    np.copyto(image[:rows], sky, where=(geometry.number[:rows] == 0)[..., None])
+    width = image.shape[2]
+    cloud = _planar(cv2.GaussianBlur(cloud, (0, 0), max(0.8, width / 256)))
+    cover = np.clip((cloud - 1.4 + 2.2 * look.cloud) * np.float32(0.7), 0, 1) * np.float32(0.8)
+    for plane, low, top, white in zip(image, look.sky_low, look.sky_top, look.cloud_rgb, strict=True):
+        clear = low + (top - low) * mix
+        np.copyto(plane[:rows], clear + cover * (white - clear), where=sky[:rows])
+
+
+def _planar(array: object) -> Floats:
+    """The float32 array that an OpenCV function gave back (its own types say less)."""
+    return np.asarray(array, np.float32)
 
 
 def _fill_with_haze(image: Floats, geometry: Geometry, look: Look) -> None:
-    through = cv2.exp(geometry.depth * np.float32(-1 / look.haze_m))
+    through = _planar(cv2.exp(geometry.depth * np.float32(-1 / look.haze_m)))
     if look.domain != "fog":
         through[geometry.number == 0] = 1
-    haze = np.asarray(look.haze_rgb, np.float32)
-    image -= haze
-    image *= through[..., None]
-    image += haze
+    for plane, haze in zip(image, look.haze_rgb, strict=True):
+        plane -= np.float32(haze)
+        plane *= through
+        plane += np.float32(haze)
 
 
-def _wet(image: Floats, geometry: Geometry, camera: Camera) -> Floats:
+def _wet(image: Floats, geometry: Geometry, camera: Camera) -> None:
     """Wet ground mirrors what stands above it, smeared downwards, the more the flatter one looks at it (Fresnel)."""
-    height = image.shape[0]
+    height = image.shape[1]
     horizon = camera.horizon_row
     first = int(np.clip(np.ceil(horizon), 0, height - 1))
     rows = np.arange(first, height)
     mirrored = np.clip(2 * horizon - rows, 0, height - 1).astype(np.intp)
-    reflection = cv2.blur(image[mirrored], (3, max(3, height // 12)))
     grazing = np.exp(-(rows - horizon) / (0.28 * height)).astype(np.float32)
-    weight = (0.25 + 0.5 * grazing)[:, None] * geometry.ground[first:]
-    image[first:] *= (1 - 0.3 * geometry.ground[first:].astype(np.float32))[..., None]
-    image[first:] += weight[..., None] * (reflection - image[first:])
-    return image
+    ground = geometry.ground[first:].astype(np.float32)
+    weight = (0.2 + 0.5 * grazing)[:, None] * ground
+    dark = 1 - np.float32(0.28) * ground
+    for plane in image:
+        reflection = _planar(cv2.blur(plane[mirrored], (3, max(3, height // 12))))
+        plane[first:] *= dark
+        plane[first:] += weight * (reflection - plane[first:])
 
 
-def _bloom(glow: Floats) -> Floats:
+def _bloom(image: Floats, glow: Floats) -> None:
     """Light that spreads in the lens; computed at a quarter of the size."""
-    height, width = glow.shape[:2]
-    small = cv2.resize(glow, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
-    wide = cv2.GaussianBlur(small, (0, 0), max(1.0, width / 170))
-    spread = cv2.resize(small * np.float32(0.35) + wide * np.float32(0.9), (width, height))
-    return spread.reshape(height, width, 3)
+    height, width = glow.shape[1:]
+    for plane, light in zip(image, glow, strict=True):
+        small = cv2.resize(light, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
+        wide = _planar(cv2.GaussianBlur(small, (0, 0), max(1.0, width / 170)))
+        plane += _planar(cv2.resize(_planar(small) * np.float32(0.3) + wide * np.float32(0.8), (width, height)))
 
 
-def _rain_on_lens(image: Floats, rng: np.random.Generator) -> Floats:
-    height, width = image.shape[:2]
+def _rain_on_lens(image: Floats, rng: np.random.Generator) -> None:
+    height, width = image.shape[1:]
     drops, streaks = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     slant = float(rng.normal(0.12, 0.03))
     for _ in range(int(rng.integers(50, 110))):
@@ -247,35 +257,43 @@ def _rain_on_lens(image: Floats, rng: np.random.Generator) -> Floats:
     for _ in range(int(rng.integers(4, 14))):
         centre = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
         cv2.circle(drops, centre, max(1, int(rng.uniform(0.008, 0.03) * height)), 255, -1, cv2.LINE_AA)
-    weight = cv2.blur(drops, (3, 3)).astype(np.float32)[..., None] * np.float32(0.85 / 255)
-    blurred = cv2.blur(image, (max(3, width // 40), max(3, height // 14)))
-    image += weight * (blurred * np.float32(1.08) - image)
-    image += streaks[..., None] * np.float32(0.5 / 255)
-    return image
+    weight = _planar(cv2.blur(drops, (3, 3))) * np.float32(0.85 / 255)
+    shine = streaks * np.float32(0.5 / 255)
+    for plane in image:
+        blurred = _planar(cv2.blur(plane, (max(3, width // 40), max(3, height // 14))))
+        plane += weight * (blurred * np.float32(1.08) - plane)
+        plane += shine
+
+
+def _lens(image: Floats) -> None:
+    """A cheap lens: soft everywhere, darker towards the corners."""
+    height, width = image.shape[1:]
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    vignette = np.float32(1.08) - np.float32(0.38) * (x * x + y * y)
+    for plane in image:
+        plane[:] = cv2.GaussianBlur(plane, (0, 0), 0.55 + width / 900)
+        plane *= vignette
 
 
 def _sensor(image: Floats, look: Look, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    if look.domain == "camera":
-        image = cv2.GaussianBlur(image, (0, 0), 0.55 + width / 900)
-        x = np.linspace(-1, 1, width, dtype=np.float32)
-        y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-        image *= (1.08 - 0.38 * (x * x + y * y) ** 1.0)[..., None]
-    else:
-        image = cv2.GaussianBlur(image, (3, 3), 0.5)
-    if look.gamma != 1.0:
-        image = np.power(np.maximum(image, 0), np.float32(look.gamma))
-    image = image.reshape(height, width, 3)
-    image += _noise(rng, height, width, look.noise)
-    image *= 255
-    picture: npt.NDArray[np.uint8] = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    height, width = image.shape[1:]
+    planes = []
+    for plane in image:
+        # a pixel of a real sensor sees a little of its neighbours
+        soft = plane if look.domain == "camera" else _planar(cv2.GaussianBlur(plane, (3, 3), 0.5))
+        if look.gamma != 1.0:
+            soft = _planar(cv2.pow(np.maximum(soft, 0), look.gamma))
+        soft += _noise(rng, height, width, look.noise)
+        planes.append(np.clip(soft * np.float32(255), 0, 255).astype(np.uint8))
+    picture: npt.NDArray[np.uint8] = np.asarray(cv2.merge(planes), np.uint8)
     return _jpeg(picture, quality=32) if look.domain == "camera" else picture
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, strength: float) -> Floats:
-    """(H, W, 3) normal noise cut from one small random block, because drawing it anew costs 4 ms a frame."""
-    block = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32) * np.float32(strength)
-    return np.tile(block, (2, 2, 1))[:height, :width]
+    """(H, W) normal noise, tiled from a quarter of the area because drawing it all costs 4 ms a frame."""
+    block = rng.standard_normal((height // 2 + 1, width // 2 + 1), np.float32) * np.float32(strength)
+    return np.tile(block, (2, 2))[:height, :width]
 
 
 def _jpeg(picture_rgb: npt.NDArray[np.uint8], *, quality: int) -> npt.NDArray[np.uint8]:

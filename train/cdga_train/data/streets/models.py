@@ -181,7 +181,7 @@ def library() -> Library:
         shapes=concatenate([m.shapes for m in models]),
         first=np.cumsum(count) - count,
         count=count,
-        half_wl=np.array([m.footprint_wl for m in models], np.float32) / 2,
+        half_wl=np.array([(m.footprint_wl[0] / 2, m.footprint_wl[1] / 2) for m in models], np.float32),
         height=np.array([m.height for m in models], np.float32),
         lifted=np.array([m.lifted for m in models], np.float32),
     )
@@ -311,11 +311,10 @@ def _car(name: str) -> Model:
 
 
 def _pillar(parts: ShapeList, face: Sequence[Point], at: float) -> None:
-    pillar = _inset(face, (0.035, 0.86), out=0.02)
-    (x0, y0, _), (x3, y3, _) = face[0], face[3]
-    shift = at * (face[1][1] - y0)
-    parts.face([(x, y + shift, z) for x, y, z in pillar], (0.9, 0.9, 0.9), slot=0)
-    assert abs(x0) >= abs(x3) or y0 != y3
+    """A strip of paint between two side windows, ``at`` of the length away from the middle."""
+    shift = at * (face[1][1] - face[0][1])
+    pillar = [(x, y + shift, z) for x, y, z in _inset(face, (0.035, 0.86), out=0.02)]
+    parts.face(pillar, (0.9, 0.9, 0.9), slot=0)
 
 
 def _truck(name: str) -> Model:
@@ -360,7 +359,7 @@ def _coach(train_id: int, size_wlh: tuple[float, float, float]) -> Model:
     return Model(shapes=parts.build(), footprint_wl=(width, length), height=height)
 
 
-def _person(phase: int, *, child: bool = False) -> Model:
+def _person(phase: int) -> Model:
     """A walking (phases 0 to 7) or standing (phase 8) person: slots are coat, trousers and skin."""
     parts = ShapeList(PERSON)
     swing = 0.0 if phase == 8 else 0.34 * float(np.sin(phase * np.pi / 4))
@@ -387,7 +386,6 @@ def _person(phase: int, *, child: bool = False) -> Model:
     parts.bone((0, 0, 1.42), (0, 0.01, 1.56), (0.06, 0.06), (0.9, 0.9, 0.9), slot=2)
     parts.blob((0, -0.01, 1.66), (0.105, 0.13), (0.16, 0.11, 0.08))
     parts.blob((0, 0.035, 1.63), (0.088, 0.115), (1, 1, 1), slot=2, tile=skin)
-    del child
     return Model(shapes=parts.build(), footprint_wl=(0.5, 0.5), height=1.7)
 
 
@@ -532,8 +530,8 @@ def _lamp(name: str) -> Model:
         parts.bone((0, 0, 0), (0, 0, 4.2), (0.09, 0.055), grey, tile=TILE["round"])
         parts.blob((0, 0, 4.45), (0.24, 0.3), (0.8, 0.8, 0.74), glow=(1.0, 0.8, 0.45))
         return Model(shapes=parts.build(), footprint_wl=(0.2, 0.2), height=4.5)
-    parts.bone((0, 0, 0), (0, 0, 1.2), (0.13, 0.12), grey, tile=TILE["round"])
-    parts.bone((0, 0, 1.1), (0, 0, 7.8), (0.1, 0.065), grey, tile=TILE["round"])
+    parts.bone((0, 0, 0), (0, 0, 1.2), (0.1, 0.095), grey, tile=TILE["round"])
+    parts.bone((0, 0, 1.1), (0, 0, 7.8), (0.08, 0.05), grey, tile=TILE["round"])
     parts.bone((0, 0, 7.75), (1.5, 0, 8.3), (0.055, 0.05), grey)
     parts.bone((1.4, 0, 8.28), (2.2, 0, 8.35), (0.12, 0.1), (0.6, 0.6, 0.58), glow=(1.0, 0.8, 0.45))
     return Model(shapes=parts.build(), footprint_wl=(0.25, 0.25), height=8.0)

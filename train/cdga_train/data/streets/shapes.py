@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Final
+from itertools import chain
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,11 +108,11 @@ def blob_outlines() -> Floats:
     radius_SK = 1 + rng.uniform(-0.24, 0.16, (_NUM_OUTLINES, MAX_POINTS))
     radius_SK[0] = 1
     circle_K2 = np.stack([np.cos(angle_K), np.sin(angle_K)], axis=-1)
-    return (radius_SK[..., None] * circle_K2).astype(np.float32)
+    outlines: Floats = (radius_SK[..., None] * circle_K2).astype(np.float32)
+    return outlines
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
+class _Entry(NamedTuple):
     points: tuple[Point, ...]
     kind: int
     radius: tuple[float, float]
@@ -134,7 +135,7 @@ _ORIGIN: Final[Point] = (0.0, 0.0, 0.0)
 
 
 class ShapeList:
-    """Collects shapes one by one, then `build`\\ s the arrays.
+    """Collects shapes one by one; `build` turns them into arrays.
 
     Args:
         train_id: Class of shapes that do not name their own.
@@ -143,9 +144,6 @@ class ShapeList:
     def __init__(self, train_id: int = 0) -> None:
         self.train_id = train_id
         self._entries: list[_Entry] = []
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def face(
         self,
@@ -271,12 +269,14 @@ class ShapeList:
     def build(self, to_world: Callable[[Floats], Floats] | None = None) -> Shapes:
         """The collected shapes as arrays; ``to_world`` maps (..., 3) points and anchors from other coordinates."""
         e = self._entries
-        points = np.array([[*x.points, *([x.points[-1]] * (MAX_POINTS - len(x.points)))] for x in e], np.float32)
-        points = points.reshape(len(e), MAX_POINTS, 3)
+        count = np.array([len(x.points) for x in e], np.int32)
+        flat = np.array(list(chain.from_iterable(x.points for x in e)), np.float32).reshape(-1, 3)
+        # unused places repeat the last point
+        place_NK = np.minimum(np.arange(MAX_POINTS), count[:, None] - 1) + (np.cumsum(count) - count)[:, None]
+        points = flat[place_NK]
         anchor = np.array([x.anchor for x in e], np.float32).reshape(-1, 3)
         if to_world is not None:
             points, anchor = to_world(points), to_world(anchor)
-        count = np.array([len(x.points) for x in e], np.int32)
         last = points[np.arange(len(e)), count - 1]
         axis_u, axis_v = _texture_axes(points[:, 1] - points[:, 0], last - points[:, 0])
         repeat = np.array([x.repeat for x in e], np.float32).reshape(-1, 2)

@@ -52,11 +52,12 @@ class Route:
 
     def heading_at(self, s: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Heading at ``s``."""
-        return np.asarray(np.interp(s, self.s, self.heading_rad))
+        return np.asarray(np.interp(np.asarray(s, np.float64), self.s, self.heading_rad))
 
     def at(self, s: npt.ArrayLike, d: npt.ArrayLike, z: npt.ArrayLike = 0.0) -> Floats:
         """(..., 3) world points of route coordinates."""
         heading = self.heading_at(s)
+        s = np.asarray(s, np.float64)
         x = np.interp(s, self.s, self.x) + np.asarray(d) * np.cos(heading)
         y = np.interp(s, self.s, self.y) - np.asarray(d) * np.sin(heading)
         return np.stack(np.broadcast_arrays(x, y, np.asarray(z, np.float64)), axis=-1).astype(np.float32)
@@ -170,12 +171,12 @@ def street_from_seed(seed: int) -> Street:
         lane_m=lane_m,
         median=median,
         zone=zone,
-        trees=float(rng.uniform(0, 1)) * {"city": 0.7, "suburb": 1.0, "avenue": 1.2}[zone],
+        trees=float(rng.uniform(0.1, 1)) * {"city": 0.8, "suburb": 1.0, "avenue": 1.3}[zone],
         people=float(rng.uniform(0.1, 1)) * {"city": 1.0, "suburb": 0.5, "avenue": 0.7}[zone],
         traffic=float(rng.uniform(0.1, 1)),
         parked=float(rng.uniform(0.25, 0.9)),
         cycles=float(rng.uniform(0.1, 1)),
-        tram=bool(rng.uniform() < 0.1),
+        tram=bool(rng.uniform() < 0.22),
         paving=str(rng.choice(["slabs", "cobbles", "concrete"])),
         asphalt=str(rng.choice(["asphalt", "asphalt", "cracked"])),
         road_tone=float(rng.uniform(0.3, 0.46)),
