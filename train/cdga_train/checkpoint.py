@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import write_bytes
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, one_line
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, one_line
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
 
@@ -103,9 +103,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             names=tuple(state["names"]),
             tensors=tensors,
         )
+    except UsageError as error:
+        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
     except CdgaError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"damaged ({one_line(error)[:120]})", where=file, fix="use an older checkpoint") from error
 
 
@@ -167,7 +169,7 @@ def _metadata(file: Path, data: bytes) -> dict[str, str]:
         (length,) = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + length])
         return dict(header.get("__metadata__", {}))
-    except (struct.error, ValueError, AttributeError, OverflowError) as error:
+    except (struct.error, ValueError, TypeError, AttributeError, RecursionError) as error:
         if data[:2] == b"PK" or data[:1] == b"\x80":
             raise ModelError(
                 "a pickle, not a cdga checkpoint: refused, since it could run code",

@@ -55,6 +55,13 @@ class OptimConfig:
     poly_iters: int | None = None
     """Length of the schedule; None means `iters`. The paper schedules 250k and stops at 120k."""
 
+    def __post_init__(self) -> None:
+        for key in ("lr", "momentum", "weight_decay", "grouping_lr", "discriminator_lr", "poly_power"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise UsageError(f"{key} is {getattr(self, key)}, wanted a number of at least 0", where=f"optim.{key}")
+        if self.poly_iters is not None and self.poly_iters < 1:
+            raise UsageError(f"poly_iters is {self.poly_iters}, wanted at least 1", where="optim.poly_iters")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -99,11 +106,20 @@ class TrainConfig:
         for key in ("iters", "batch", "num_groups", "workers", "log_every", "save_every"):
             if getattr(self, key) < 1:
                 raise UsageError(f"{key} is {getattr(self, key)}, wanted at least 1", where=key)
+        if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying
+            raise UsageError(f"seed is {self.seed}, wanted 0 to {2**32 - 1}", where="seed")
+        if min(self.imgsz) < 32:
+            raise UsageError(f"imgsz is {self.imgsz}, wanted at least 32 by 32", where="imgsz")
+
+    def require_target(self) -> None:
+        """Refuse an arm or a translation that looks at a target when none is named; a preset may leave it open.
+
+        Raises:
+            UsageError: The target is missing.
+        """
         if self.target is None and (self.arm == "cdga" or self.translate == "fda"):
             need = "arm=cdga" if self.arm == "cdga" else "translate=fda"
             raise UsageError(f"{need} needs a target", where="target", fix="name one, e.g. --target video:ride.mp4")
-        if min(self.imgsz) < 32:
-            raise UsageError(f"imgsz is {self.imgsz}, wanted at least 32 by 32", where="imgsz")
 
 
 def config_as_dict(config: TrainConfig) -> Plain:
@@ -115,15 +131,18 @@ def config_from_dict(values: Mapping[str, object]) -> TrainConfig:
     """Build a configuration from nested plain values.
 
     Raises:
-        UsageError: An unknown key (the nearest one is named) or a value of the wrong type or range.
+        UsageError: An unknown key (the nearest one is named), a value of the wrong type or range, or no target where
+            one is needed.
     """
     _check_keys(TrainConfig, values, prefix="")
     try:
-        return TypeAdapter(TrainConfig).validate_python(dict(values))
+        config = TypeAdapter(TrainConfig).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UsageError(f"{first['msg']}, got {first['input']!r}", where=key) from error
+    config.require_target()
+    return config
 
 
 def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) -> TrainConfig:
@@ -148,7 +167,7 @@ def _check_keys(kind: type, values: Mapping[str, object], *, prefix: str) -> Non
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.5)
+            near = get_close_matches(str(key), known, n=1, cutoff=0.5)  # a key of a YAML file may be a number
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(known)}"
             raise UsageError(f"unknown key '{prefix}{key}'", fix=hint)
         nested = _NESTED.get(key) if kind is TrainConfig else None
@@ -179,12 +198,11 @@ def _set(values: Plain, dotted: str, text: str) -> None:
 
 
 def _value(text: str) -> object:
-    """A word of the command line: ``none`` is None, ``a,b`` a list; pydantic turns the rest into the field's type."""
+    """A word of the command line: ``none`` is None, ``1,2`` a list; pydantic turns the rest into the field's type."""
     if text.lower() in {"none", "null"}:
         return None
-    if "," in text:
-        return [part.strip() for part in text.split(",")]
-    return text
+    parts = [part.strip() for part in text.split(",")]
+    return parts if len(parts) > 1 and all(p.isdecimal() for p in parts) else text  # a path may hold commas
 
 
 def _read_file(path: Path) -> Mapping[str, object]:

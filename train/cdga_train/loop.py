@@ -123,6 +123,7 @@ def _iterate(state: TrainingState, batch: TensorBatch) -> dict[str, torch.Tensor
 
 def _open_target(config: TrainConfig) -> Dataset | None:
     """The target, where the run looks at it at all: its images, or (FDA) only their amplitude."""
+    config.require_target()
     if config.target is None or (config.arm == "source_only" and config.translate == "none"):
         return None
     return open_unlabelled(config.target, config.target_split, config.imgsz)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,8 @@ class MetricsLog:
 
     def __enter__(self) -> Self:
         if self._path.is_file():
-            lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._is_kept(line)]
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if self._is_kept(line)]
             write_text(self._path, "".join(f"{line}\n" for line in lines))
         try:
             self._stream = self._path.open("a", encoding="utf-8")
@@ -70,7 +72,8 @@ class MetricsLog:
             "it_per_s": self._count / elapsed_s,
             "data_wait_share": self._waited_s / elapsed_s,
         }
-        rounded = {name: float(f"{value:.6g}") for name, value in self.latest.items()}
+        # JSON has no NaN: null stands for it.
+        rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in self.latest.items()}
         self._stream.write(json.dumps({"iteration": iteration, **rounded}) + "\n")
         self._stream.flush()
         self._sums, self._count, self._waited_s = {}, 0, 0.0

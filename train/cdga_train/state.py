@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ from cdga_train.step import CdgaNetworks
 
 __all__ = ["TrainingState", "build_network", "choose_device", "load_weights"]
 
+# What each optimiser keeps of a parameter.
+_KEPT_BY: Final[Mapping[type[Optimizer], frozenset[str]]] = {
+    SGD: frozenset({"momentum_buffer"}),
+    Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+}
+
 
 def choose_device(name: str) -> torch.device:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
@@ -37,8 +44,10 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
     except RuntimeError as error:
         raise UsageError(f"unknown device '{name}'", fix="use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("CUDA was asked for and torch finds none", fix="use device=cpu, or check the driver")
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"device '{name}' is not one to train on", fix="use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"{device} was asked for and torch finds none", fix="use device=cpu, or check the driver")
     return device
 
 
@@ -144,9 +153,8 @@ class TrainingState:
         return digest.hexdigest()
 
     def is_finite(self) -> bool:
-        """Whether every weight is a number."""
-        parameters = (p for module in self._modules().values() for p in module.parameters())
-        return all(bool(torch.isfinite(p).all()) for p in parameters)
+        """Whether every tensor that a checkpoint would hold is finite: weights, BatchNorm's statistics, optimisers."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.checkpoint().tensors.values())
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"network": self.networks.network}
@@ -188,7 +196,7 @@ def _load_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None
     for name, tensor in tensors.items():
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = tensor
-    try:
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    except (ValueError, KeyError) as error:
-        raise ModelError("the checkpoint's optimiser does not fit", fix="resume with the same optim.name") from error
+    # torch takes the state of another kind of optimiser without a word, and falls over it later, or forgets it.
+    if any(set(kept) != _KEPT_BY[type(optimiser)] for kept in state.values()):
+        raise ModelError("the checkpoint's optimiser does not fit", fix="resume with the same optim.name")
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -53,10 +53,13 @@ class CamVidDataset:
 
 def _read_list(root: Path, split: str) -> list[str]:
     listed = root / f"{split}.txt"
-    if not listed.is_file():
+    if not listed.is_file() or listed.parent != root:
         known = ", ".join(sorted(p.stem for p in root.glob("*.txt"))) or "none"
         raise InputError(f"no list for split '{split}'", where=listed, fix=f"lists here: {known}")
-    names = listed.read_text(encoding="utf-8").split()
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("not a text file that can be read", where=listed) from error
     if not names:
         raise InputError("list is empty", where=listed)
     strange = [n for n in names if Path(n).name != n]

@@ -65,7 +65,7 @@ def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool)
 
 
 def _hint(spec: str, kind: str) -> str:
-    if Path(spec).exists():
+    if spec and Path(spec).exists():
         guess = "folder" if Path(spec).is_dir() else "video"
         return f"did you mean '{guess}:{spec}'?"
     near = get_close_matches(kind, KINDS, n=1)

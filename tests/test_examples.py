@@ -1,0 +1,68 @@
+"""The examples and the README's commands, run as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdga_sdk import Segmenter
+from cdga_sdk.image import read_label, write_png
+from cdga_sdk.video.sink import VideoSink
+from cdga_train.data.streets import render_clip
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def ride(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ride") / "ride.mp4"
+    rate = Fraction(25)
+    with VideoSink(path, size_wh=(192, 96), rate=rate, time_base=1 / rate) as sink:
+        for index, frame in enumerate(render_clip(seed=5, num_frames=8, size_wh=(192, 96))):
+            sink.write(np.ascontiguousarray(frame.image_rgb[:, :, ::-1]), index)
+    return path
+
+
+def python(*arguments: str | Path, cwd: Path, isolated: bool = False) -> subprocess.CompletedProcess[str]:
+    flags = ["-I"] if isolated else []
+    return subprocess.run(
+        [sys.executable, *flags, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_free_space(ride: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = python(ROOT / "examples/free_space.py", ride, tiny_bundle, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"road +\d+\.\d%", done.stdout)) == 8
+
+
+def test_adapt_to_clip(ride: Path, tmp_path: Path) -> None:
+    small = ["iters=2", "imgsz=64,128", "batch=1", "num_groups=2", "align_resolution=input"]
+    done = python(ROOT / "examples/adapt_to_clip.py", ride, "adapted.cdga", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Segmenter(tmp_path / "adapted.cdga") as segmenter:
+        assert segmenter.manifest.provenance.target == f"video:{ride}"
+
+
+def test_plain_onnxruntime_gives_the_segmenters_mask(ride: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    image = np.ascontiguousarray(next(render_clip(seed=6, num_frames=1, size_wh=(200, 90))).image_rgb[:, :, ::-1])
+    write_png(tmp_path / "image.png", image)
+    code = (ROOT / "examples/plain_onnxruntime.py").read_text(encoding="utf-8")
+    assert not re.search(r"^(from|import) cdga", code, flags=re.MULTILINE)
+    script = tmp_path / "plain.py"
+    script.write_text(code, encoding="utf-8")
+    done = python(script, tiny_bundle / "model.onnx", "image.png", "mask.png", cwd=tmp_path, isolated=True)
+    assert done.returncode == 0, done.stderr
+    with Segmenter(tiny_bundle, backend="onnxruntime", device="cpu") as segmenter:
+        np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), segmenter(image).mask)
