@@ -48,7 +48,7 @@ def test_free_space(ride: Path, tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_adapt_to_clip(ride: Path, tmp_path: Path) -> None:
-    small = ["iters=2", "imgsz=64,128", "batch=1", "num_groups=2", "align_resolution=input"]
+    small = ["iters=12", "imgsz=64,128", "batch=2", "num_groups=2", "align_resolution=input"]
     done = python(ROOT / "examples/adapt_to_clip.py", ride, "adapted.cdga", *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with Segmenter(tmp_path / "adapted.cdga") as segmenter:

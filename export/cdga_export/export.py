@@ -155,9 +155,14 @@ def _golden_frames(spec: str | None, imgsz_hw: tuple[int, int]) -> list[tuple[st
     data = open_unlabelled(spec, "val" if spec.startswith("streets:") else "train", imgsz_hw)
     samples = [data[i] for i in _spread(len(data), NUM_GOLDEN)]
     return [
-        (f"{i:02d}_{s.name}", np.ascontiguousarray(resize_image(s.image_bgr, imgsz_hw)[:, :, ::-1]))
+        (f"{i:02d}_{_plain(s.name)}", np.ascontiguousarray(resize_image(s.image_bgr, imgsz_hw)[:, :, ::-1]))
         for i, s in enumerate(samples)
     ]
+
+
+def _plain(name: str) -> str:
+    """``name`` as it can stand in a file name and in SHA256SUMS: letters, digits, ``_`` and ``-``, not too many."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name[:80])
 
 
 def _spread(length: int, wanted: int) -> Sequence[int]:

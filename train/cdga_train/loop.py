@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import torch
 
@@ -24,7 +25,9 @@ from cdga_train.models.fused import normalise
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
 
-__all__ = ["Progress", "train"]
+__all__ = ["METRICS", "Progress", "train"]
+
+METRICS: Final = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def train(
     batches = Batches(source, target, config)
     last = folder / LAST
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
-    with _stop_signal() as stopped_by, MetricsLog(folder / "metrics.jsonl", keep_until=state.iteration) as log:
+    with _stop_signal() as stopped_by, MetricsLog(folder / METRICS, keep_until=state.iteration) as log:
         waited_since = time.perf_counter()
         for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
             waited_s = time.perf_counter() - waited_since

@@ -6,6 +6,7 @@ import datetime as dt
 import importlib.metadata
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import InputError, MissingExtraError, UsageError
+from cdga_sdk.errors import CdgaError, InputError, MissingExtraError, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config
 from cdga_train.presets import PRESETS
@@ -34,7 +35,7 @@ def run_training(
     """
     _need_torch()
     from cdga_train.checkpoint import find_checkpoint, load_checkpoint
-    from cdga_train.loop import Progress, train
+    from cdga_train.loop import METRICS, Progress, train
 
     checkpoint = load_checkpoint(resume) if resume is not None else None
     if checkpoint is None:
@@ -53,7 +54,12 @@ def run_training(
         def show(progress: Progress) -> None:
             advance(progress.iteration, _losses(progress.values))
 
-        last = train(config, folder, resume_from=checkpoint, on_progress=show)
+        try:
+            last = train(config, folder, resume_from=checkpoint, on_progress=show)
+        except CdgaError:
+            if checkpoint is None and not (folder / METRICS).exists():  # refused before its first iteration
+                shutil.rmtree(folder)
+            raise
     if not quiet:
         typer.echo(f"{config.iters} iterations of {config.arm} · {last}", err=True)
     return last

@@ -196,7 +196,7 @@ def _load_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None
     for name, tensor in tensors.items():
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = tensor
-    # torch takes the state of another kind of optimiser without a word, and falls over it later, or forgets it.
+    # torch lets SGD take Adam's state without a word, and then starts its momentum anew.
     if any(set(kept) != _KEPT_BY[type(optimiser)] for kept in state.values()):
         raise ModelError("the checkpoint's optimiser does not fit", fix="resume with the same optim.name")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,237 @@
+"""``cdga export``: a proven bundle, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cdga_export.export import NUM_GOLDEN, export_checkpoint
+from cdga_export.run import parse_imgsz
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.cli import run
+from cdga_sdk.errors import UsageError
+from cdga_sdk.image import write_png
+from cdga_sdk.labels import CITYSCAPES_NAMES
+from cdga_sdk.segmenter import Segmenter
+from cdga_train.checkpoint import load_checkpoint, save_checkpoint
+
+MODEL = ["--model", "efficientvit_b0"]
+
+
+def export(*words: object) -> int:
+    return run(["export", *map(str, words), "--quiet"])
+
+
+def changed_weights(tiny_run: Path, folder: Path, name: str, value: float) -> Path:
+    """A sound checkpoint in which every element of the tensors that start with ``name`` is ``value``."""
+    checkpoint = load_checkpoint(tiny_run)
+    tensors = {
+        k: torch.full_like(v, value) if k.startswith(name) and v.is_floating_point() else v
+        for k, v in checkpoint.tensors.items()
+    }
+    folder.mkdir()
+    save_checkpoint(folder / "last.safetensors", replace(checkpoint, tensors=tensors))
+    return folder
+
+
+def test_what_a_bundle_holds(tiny_run: Path, tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    config = load_checkpoint(tiny_run).config
+    origin = bundle.manifest.provenance
+    assert bundle.manifest.imgsz_hw == config.imgsz == (64, 128)
+    assert bundle.manifest.names == CITYSCAPES_NAMES
+    assert (origin.arm, origin.source, origin.target) == ("cdga with FDA", "streets:day", "streets:dusk")
+    assert (origin.iterations, origin.seed, origin.model) == (12, 0, "efficientvit_b0")
+    assert len(origin.weights_sha256) == 64
+    frames = bundle.golden_frames()
+    assert len(frames) == NUM_GOLDEN == 8
+    assert {f.image_bgr.shape for f in frames} == {(64, 128, 3)}
+    assert bundle.parity["faults"] == []
+    assert float(str(bundle.parity["agreement"])) >= 0.9999
+    card = (tiny_bundle / "CARD.md").read_text()
+    assert "arm cdga with FDA, source streets:day, target streets:dusk, iterations 12, seed 0" in card
+    assert "128x64" in card
+
+
+def test_the_bundle_gives_its_golden_masks(tiny_bundle: Path) -> None:
+    with Segmenter(tiny_bundle, backend="onnxruntime") as segmenter:
+        for frame in Bundle.open(tiny_bundle).golden_frames():
+            assert (segmenter(frame.image_bgr).mask == frame.mask).mean() >= 0.9999
+
+
+def test_exporting_twice_gives_the_same_weights(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    again = export_checkpoint(tiny_run / "last.safetensors", tmp_path / "again.cdga").bundle
+    first = Bundle.open(tiny_bundle)
+    assert again.manifest.provenance.weights_sha256 == first.manifest.provenance.weights_sha256
+    assert again.model_bytes == first.model_bytes
+
+
+def test_an_existing_output_is_kept_unless_told(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "a.cdga"
+    output.mkdir()
+    (output / "mine.txt").write_text("keep me")
+    assert export(tiny_run, "-o", output) == 2
+    assert "pass --exist-ok to replace it" in capsys.readouterr().err
+    assert [p.name for p in output.iterdir()] == ["mine.txt"]
+    assert run(["export", str(tiny_run), "-o", str(output), "--exist-ok"]) == 0
+    assert not (output / "mine.txt").exists()
+    assert len(Bundle.open(output).golden_frames()) == 8
+    assert [p.name for p in tmp_path.iterdir()] == ["a.cdga"]
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert "% of pixels of 8 golden frames" in out.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["CHECKPOINT"], "no output given; pass -o model.cdga"),
+        (["-o", "a.cdga"], "wanted either a CHECKPOINT or --weights"),
+        (["CHECKPOINT", "--weights", "w.pt", "-o", "a.cdga"], "wanted either a CHECKPOINT or --weights"),
+        (["--weights", "w.pt", "-o", "a.cdga"], "--weights needs --model and --imgsz"),
+        (["--weights", "w.pt", *MODEL, "-o", "a.cdga"], "--weights needs --model and --imgsz"),
+        (["--weights", "w.pt", "--imgsz", "64,64", "-o", "a.cdga"], "--weights needs --model and --imgsz"),
+        (["CHECKPOINT", "--imgsz", "64,64", "-o", "a.cdga"], "a checkpoint knows its own"),
+        (["CHECKPOINT", *MODEL, "-o", "a.cdga"], "a checkpoint knows its own"),
+        (["--weights", "w.pt", *MODEL, "--imgsz", "360,480", "-o", "a.cdga"], "use 352,480 (height,width)"),
+        (["--weights", "w.pt", *MODEL, "--imgsz", "100", "-o", "a.cdga"], "use 96,96 (height,width)"),
+        (["--weights", "w.pt", *MODEL, "--imgsz", "big", "-o", "a.cdga"], "imgsz is 'big', wanted H,W"),
+        (["--weights", "w.pt", "--model", "b0", "--imgsz", "64,64", "-o", "a.cdga"], "unknown model 'b0'"),
+        (["CHECKPOINT", "-o", "a.cdga", "--golden", "folders:x"], "did you mean 'folder:...'?"),
+    ],
+)
+def test_flags_that_are_refused(
+    tiny_run: Path,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export(*(tiny_run if word == "CHECKPOINT" else word for word in words)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error[E-USAGE]")
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_are_not_there(tiny_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.cdga"
+    assert export(tmp_path / "absent", "-o", output) == 3
+    assert export("--weights", tmp_path / "absent.pt", *MODEL, "--imgsz", "64,64", "-o", output) == 3
+    assert export(tiny_run, "-o", output, "--golden", f"folder:{tmp_path / 'absent'}") == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tensor", ["network/head.classify.weight", "network/backbone.stem_in_conv.norm.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_weights_leave_nothing(
+    tiny_run: Path, tmp_path: Path, tensor: str, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = changed_weights(tiny_run, tmp_path / "run", tensor, value)
+    assert export(bad, "-o", tmp_path / "out" / "a.cdga") == 5
+    assert "weights hold NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_constant_network_leaves_nothing(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = changed_weights(tiny_run, tmp_path / "run", "network/head.classify.", 0.0)
+    assert export(bad, "-o", tmp_path / "out" / "a.cdga") == 7
+    error = capsys.readouterr().err
+    assert error.startswith("error[E-GATE]")
+    assert "one class everywhere" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_export_keeps_the_old_bundle(tiny_run: Path, tmp_path: Path) -> None:
+    old = export_checkpoint(tiny_run, tmp_path / "a.cdga").bundle
+    bad = changed_weights(tiny_run, tmp_path / "run", "network/head.classify.", 0.0)
+    assert export(bad, "-o", tmp_path / "a.cdga", "--exist-ok") == 7
+    assert Bundle.open(tmp_path / "a.cdga").sha256 == old.sha256
+
+
+def test_golden_frames_from_a_folder(tiny_run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ["one", "two words", "a.mask", "line\nbreak", "ünïcode", "x" * 200]
+    for name in [*names, *(f"z{i:02d}" for i in range(15))]:
+        coarse = rng.integers(0, 256, (5, 8, 3), np.uint8)
+        write_png(tmp_path / "in" / f"{name}.png", coarse.repeat(20, axis=0).repeat(20, axis=1))
+    assert export(tiny_run, "-o", tmp_path / "a.cdga", "--golden", f"folder:{tmp_path / 'in'}") == 0
+    frames = Bundle.open(tmp_path / "a.cdga").golden_frames()
+    assert len(frames) == 8
+    assert {f.image_bgr.shape for f in frames} == {(64, 128, 3)}
+    # 21 files, in order of name: a.mask line one two_words x... z00 to z14, ünïcode: spread over 0 to 20 by 20 / 7
+    assert [f.name for f in frames] == [
+        "00_a_mask",
+        "01_one",
+        "02_z00",
+        "03_z03",
+        "04_z06",
+        "05_z09",
+        "06_z12",
+        "07__n_code",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.mask", "line\nbreak", "x" * 240, "two words"])
+def test_golden_frames_of_any_name(tiny_run: Path, tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(0)
+    write_png(tmp_path / "in" / f"{name}.png", rng.integers(0, 256, (64, 128, 3), np.uint8))
+    assert export(tiny_run, "-o", tmp_path / "a.cdga", "--golden", f"folder:{tmp_path / 'in'}") == 0
+    assert len(Bundle.open(tmp_path / "a.cdga").golden_frames()) == 1
+
+
+def test_golden_frames_of_a_domain(tiny_run: Path, tmp_path: Path) -> None:
+    assert export(tiny_run, "-o", tmp_path / "a.cdga", "--golden", "streets:dusk") == 0
+    names = [f.name for f in Bundle.open(tmp_path / "a.cdga").golden_frames()]
+    assert len(names) == 8
+    assert all("dusk" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_hw"), [("512,1024", (512, 1024)), ("64", (64, 64)), ("64x96", (64, 96)), (" 64 , 96 ", (64, 96))]
+)
+def test_sizes(text: str, size_hw: tuple[int, int]) -> None:
+    assert parse_imgsz(text) == size_hw
+
+
+@pytest.mark.parametrize("text", ["", "0", "64,0", "-64,64", "64,64,64", "64,", "a,b", "64.0,64", "²"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="wanted H,W"):
+        parse_imgsz(text)
+
+
+def published_score(
+    size: str, city_weights: Path, camvid: Path, folder: Path, out: pytest.CaptureFixture[str]
+) -> float:
+    bundle = folder / "city.cdga"
+    golden = ["--golden", f"camvid:{camvid}"]
+    assert export("--weights", city_weights, *MODEL, "--imgsz", size, "-o", bundle, *golden) == 0
+    assert Bundle.open(bundle).manifest.provenance.source == f"published weights {city_weights.name}"
+    out.readouterr()
+    words = ["--data", f"camvid:{camvid}", "--classes", "common11", "--backend", "onnxruntime", "--json"]
+    assert run(["evaluate", str(bundle), *words]) == 0
+    record = json.loads(out.readouterr().out)
+    assert record["frames"] == 101
+    return float(record["miou"])
+
+
+def test_published_weights_score_what_they_should(
+    city_weights: Path, camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published_score("352,480", city_weights, camvid, tmp_path, capsys) == pytest.approx(59.6, abs=0.3)
+
+
+@pytest.mark.slow
+def test_published_weights_at_twice_the_size(
+    city_weights: Path, camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published_score("704,960", city_weights, camvid, tmp_path, capsys) == pytest.approx(69.4, abs=0.3)

@@ -1,0 +1,102 @@
+"""Parity by hand, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cdga_export.parity import FP32_MIN_AGREEMENT, ParityReport, compare, refuse_below_gate
+from cdga_sdk.errors import GateError
+from cdga_sdk.preprocess import UInt8Array
+
+Infer = Callable[[UInt8Array], tuple[UInt8Array, UInt8Array]]
+
+
+def frame(*values: int) -> UInt8Array:
+    """(1, len(values), 3): what `told` reads as the mask."""
+    return np.repeat(np.array(values, np.uint8)[None, :, None], 3, axis=2)
+
+
+def told(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    """A network whose mask is the first channel and whose confidence is 200."""
+    mask = frames_NHWC[..., 0]
+    return mask, np.full_like(mask, 200)
+
+
+def off_by(wrong: dict[int, int], conf: int = 200) -> Infer:
+    """``told``, with the mask's values replaced, and another confidence."""
+
+    def infer(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+        mask = frames_NHWC[..., 0].copy()
+        for value, other in wrong.items():
+            mask[frames_NHWC[..., 0] == value] = other
+        return mask, np.full_like(mask, conf)
+
+    return infer
+
+
+FRAMES = [("a", frame(1, 2, 3, 4)), ("b", frame(1, 1, 1, 5))]
+
+
+def judged(candidate: Infer, *, frames: list[tuple[str, UInt8Array]] = FRAMES, gate: float = 1.0) -> ParityReport:
+    return compare(frames, told, candidate, reference_name="torch", candidate_name="graph", min_agreement=gate)[0]
+
+
+def test_agreement_by_hand() -> None:
+    report, masks = compare(
+        FRAMES, told, off_by({3: 9, 1: 8}, conf=197), reference_name="t", candidate_name="g", min_agreement=0.25
+    )
+    assert [(f.name, f.agreement) for f in report.frames] == [("a", 0.5), ("b", 0.25)]
+    assert [f.reference_classes for f in report.frames] == [4, 2]
+    assert [f.max_confidence_difference for f in report.frames] == [3, 3]
+    assert (report.agreement, report.worst_frame, report.faults) == (0.375, "b", ())
+    assert [m.tolist() for m in masks] == [[[1, 2, 3, 4]], [[1, 1, 1, 5]]]
+    refuse_below_gate(report)
+
+
+def test_confidence_difference_does_not_wrap_around() -> None:
+    assert judged(off_by({}, conf=255)).frames[0].max_confidence_difference == 55
+    assert judged(off_by({}, conf=0)).frames[0].max_confidence_difference == 200
+
+
+def test_one_frame_below_the_gate_is_enough() -> None:
+    report = judged(off_by({5: 6}), gate=0.8)
+    assert report.agreement == 0.875  # above the gate
+    with pytest.raises(GateError, match=r"graph differs from torch: agreement 75\.000 % on frame b") as caught:
+        refuse_below_gate(report)
+    assert caught.value.exit_code == 7
+
+
+def test_the_gate_itself_is_passed() -> None:
+    refuse_below_gate(judged(off_by({5: 6}), gate=0.75))
+
+
+def test_the_gate_of_fp32_is_one_pixel_in_ten_thousand() -> None:
+    assert FP32_MIN_AGREEMENT == 0.9999
+    wide = [("w", frame(*[0] * 9998, 1, 2))]
+    refuse_below_gate(judged(off_by({1: 3}), frames=wide, gate=FP32_MIN_AGREEMENT))
+    with pytest.raises(GateError):
+        refuse_below_gate(judged(off_by({1: 3, 2: 3}), frames=wide, gate=FP32_MIN_AGREEMENT))
+
+
+def test_a_constant_network_is_refused_though_both_agree() -> None:
+    constant = [("a", frame(0, 0)), ("b", frame(0, 0))]
+    report = judged(told, frames=constant)
+    assert report.agreement == 1.0
+    with pytest.raises(GateError, match="one class everywhere"):
+        refuse_below_gate(report)
+    refuse_below_gate(judged(told, frames=[*constant, ("c", frame(0, 1))]))
+
+
+def test_report_is_plain_json() -> None:
+    plain = json.loads(json.dumps(judged(told).as_dict()))
+    assert plain["reference"] == "torch"
+    assert plain["frames"][1] == {
+        "name": "b",
+        "agreement": 1.0,
+        "max_confidence_difference": 0,
+        "reference_classes": 2,
+    }

@@ -1,0 +1,72 @@
+"""KIND:PLACE: what opens, and what is said when it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.image import write_png
+from cdga_train.data.camvid import CamVidDataset
+from cdga_train.data.folder import FolderDataset
+from cdga_train.data.spec import open_labelled, open_unlabelled
+from cdga_train.data.street_frames import StreetsDataset
+from cdga_train.data.video import VideoDataset
+
+SIZE_HW = (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("camvdi:here", "did you mean 'camvid:...'?"),
+        ("street:day", "did you mean 'streets:...'?"),
+        ("folders:x", "did you mean 'folder:...'?"),
+        ("streets", "did you mean 'streets:...'?"),
+        ("streets:", "did you mean 'streets:...'?"),
+        ("", "write KIND:PLACE with KIND one of streets, camvid, folder, video"),
+        (":day", "write KIND:PLACE"),
+        ("https://example.com/x", "write KIND:PLACE"),
+    ],
+)
+def test_unknown_spec_has_a_hint(spec: str, hint: str) -> None:
+    for opener in (open_labelled, open_unlabelled):
+        with pytest.raises(UsageError) as caught:
+            opener(spec, "train", SIZE_HW)
+        assert caught.value.fix is not None
+        assert hint in caught.value.fix
+
+
+def test_a_path_without_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "ride.mp4").write_bytes(b"x")
+    with pytest.raises(UsageError, match=f"did you mean 'video:{tmp_path}/ride.mp4'"):
+        open_unlabelled(f"{tmp_path}/ride.mp4", "train", SIZE_HW)
+    with pytest.raises(UsageError, match=f"did you mean 'folder:{tmp_path}'"):
+        open_unlabelled(str(tmp_path), "train", SIZE_HW)
+
+
+def test_each_kind_opens(tmp_path: Path) -> None:
+    write_png(tmp_path / "images/train/a.png", np.zeros((2, 3, 3), np.uint8))
+    write_png(tmp_path / "labels/train/a.png", np.zeros((2, 3), np.uint8))
+    (tmp_path / "train.txt").write_text("a")
+    assert isinstance(open_labelled(f"folder:{tmp_path}", "train", SIZE_HW), FolderDataset)
+    assert isinstance(open_labelled(f"camvid:{tmp_path}", "train", SIZE_HW), CamVidDataset)
+    assert isinstance(open_labelled("streets:day", "train", SIZE_HW), StreetsDataset)
+    for spec in (f"folder:{tmp_path}", f"camvid:{tmp_path}", "streets:day"):
+        data = open_unlabelled(spec, "train", SIZE_HW)
+        assert not data.is_labelled
+        assert data[0].label is None
+
+
+def test_a_video_is_a_target_and_never_a_source(dashcam: Path) -> None:
+    assert isinstance(open_unlabelled(f"video:{dashcam}", "train", SIZE_HW), VideoDataset)
+    with pytest.raises(InputError, match="has no labels"):
+        open_labelled(f"video:{dashcam}", "train", SIZE_HW)
+
+
+def test_training_needs_labels(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises(InputError, match="has no labels; name a labelled data set"):
+        open_labelled(f"folder:{tmp_path}", "train", SIZE_HW)

@@ -1,0 +1,186 @@
+"""``cdga train``: from words to a run's folder, and every way to be refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdga_sdk.cli import run
+from cdga_train.checkpoint import load_checkpoint
+from cdga_train.config import TrainConfig, config_from_dict
+
+QUICK = ["imgsz=64,64", "batch=1", "num_groups=2", "align_resolution=input", "log_every=1", "--iters", "1", "--quiet"]
+
+
+def train(project: Path, *words: str) -> int:
+    return run(["train", *words, *QUICK, "--project", str(project)])
+
+
+def test_a_run_and_its_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["streets_source_only", *QUICK[:-1], "--project", str(tmp_path), "--seed", "4", "--device", "cpu"]
+    assert run(["train", *words]) == 0
+    folder = tmp_path / "streets_source_only"
+    assert sorted(p.name for p in folder.iterdir()) == ["last.safetensors", "metrics.jsonl", "run.json"]
+    manifest = json.loads((folder / "run.json").read_text())
+    assert config_from_dict(manifest["config"]) == load_checkpoint(folder).config
+    assert (manifest["config"]["seed"], manifest["config"]["iters"], manifest["config"]["arm"]) == (4, 1, "source_only")
+    assert "torch" in manifest["packages"]
+    assert manifest["started"].endswith("+00:00")
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert f"1 iterations of source_only · {folder / 'last.safetensors'}" in out.err
+
+
+def test_runs_are_numbered_and_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert train(tmp_path, "streets_source_only") == 0
+    assert train(tmp_path, "streets_source_only", "--name", "mine") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"streets_source_only", "streets_source_only2", "mine"}
+
+
+def test_flags_come_last(tmp_path: Path) -> None:
+    flags = ["--arm", "source_only", "--source", "streets:dusk", "--target", "streets:rain"]
+    assert train(tmp_path, "streets_fda", "arm=cdga", "source=streets:day", "iters=7", *flags, "--name", "x") == 0
+    config = load_checkpoint(tmp_path / "x").config
+    assert (config.arm, config.source, config.target) == ("source_only", "streets:dusk", "streets:rain")
+    assert (config.translate, config.iters) == ("fda", 1)
+
+
+def test_without_a_preset_it_is_streets_cdga(tmp_path: Path) -> None:
+    assert train(tmp_path) == 0
+    assert load_checkpoint(tmp_path / "streets_cdga").config.arm == "cdga"
+
+
+def test_a_file_names_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("arm: source_only\nsource: streets:dusk\nlosses: {tau: 0.25}\n")
+    assert train(tmp_path, str(file)) == 0
+    config = load_checkpoint(tmp_path / "night").config
+    assert (config.source, config.losses.tau, config.batch) == ("streets:dusk", 0.25, 1)
+    assert config.optim == TrainConfig().optim
+
+
+def test_resume_goes_on_and_refuses_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "streets_source_only", "--name", "x") == 0
+    resume = ["train", "--resume", str(tmp_path / "x"), "--quiet"]
+    assert run(resume) == 2
+    assert "nothing to do: 1 of 1 iterations are done" in capsys.readouterr().err
+    assert run([*resume, "iters=2"]) == 0
+    assert run(["train", "--resume", str(tmp_path / "x" / "last.safetensors"), "--iters", "3", "--quiet"]) == 0
+    assert load_checkpoint(tmp_path / "x").iteration == 3
+    assert len((tmp_path / "x" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["iters=9", "optim.name=adamw", "arm=cdga"], "error[E-MODEL]"),
+        (["iters=9", "optim.name=sgd"], "resume with the same optim.name"),
+        (["iters=9", "itres=1"], "did you mean 'iters'?"),
+        (["streets_cdga"], "'streets_cdga' is not KEY=VALUE"),
+    ],
+)
+def test_resume_under_another_configuration(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, "streets_source_only", "--name", "x") == 0  # its optimiser is adamw
+    before = (tmp_path / "x" / "last.safetensors").read_bytes()
+    capsys.readouterr()
+    assert run(["train", "--resume", str(tmp_path / "x"), *words, "--quiet"]) in {2, 5}
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "x" / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["streets_cgda"], 2, "unknown preset 'streets_cgda'; did you mean 'streets_cdga'?"),
+        (["zzz"], 2, "presets: streets_source_only, streets_fda, streets_cdga, footage_cdga; or name a YAML"),
+        (["streets_cdga", "streets_fda"], 2, "got two presets or files: streets_cdga and streets_fda"),
+        (["absent.yaml"], 3, "absent.yaml: no such configuration file"),
+        (["itres=5"], 2, "did you mean 'iters'?"),
+        (["optim.lr=fast"], 2, "optim.lr: "),
+        (["iters=0"], 2, "iters is 0, wanted at least 1"),
+        (["--arm", "both"], 2, "arm: "),
+        (["--seed", "-1"], 2, "seed is -1"),
+        (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
+        (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
+        (["model=resnet"], 2, "unknown model 'resnet'"),
+        (["weights=absent.pt"], 3, "absent.pt: no such file"),
+        (["--source", "streets:dya"], 2, "did you mean 'day'?"),
+        (["--target", "video:absent.mp4"], 3, "absent.mp4"),
+        (["--source", "video:absent.mp4"], 3, "absent.mp4"),
+        (["--device", "gpu"], 2, "unknown device 'gpu'"),
+        (["fda_beta=0.7"], 2, "beta is 0.7"),
+        (["--resume", "absent"], 3, "absent: no such checkpoint"),
+        (["--name", "../x"], 2, "'../x' is not a plain folder name"),
+    ],
+)
+def test_command_lines_that_are_refused(
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "imgsz=64,64", "batch=1", *words, "--quiet"]) == code
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert message in out.err
+    assert out.err.startswith("error[E-")
+    assert out.err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_project_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert train(tmp_path / "file") == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["torch", "yaml"])
+def test_a_missing_library_names_its_extra(
+    tmp_path: Path, library: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("iters: 1\n")
+    monkeypatch.setitem(sys.modules, library, None)  # what an import of a missing library finds
+    assert train(tmp_path, str(tmp_path / "a.yaml")) == 2
+    assert f"'{library}' is needed here; pip install 'cdga-sdk[train]'" in capsys.readouterr().err
+
+
+def test_the_manifest_leaves_out_what_is_not_installed() -> None:
+    from cdga_train.run import _installed
+
+    assert _installed("torch")
+    assert not _installed("no-such-distribution-1")
+
+
+@pytest.mark.parametrize("kind", ["camvid", "video"])
+def test_real_data(tmp_path: Path, camvid: Path, dashcam: Path, kind: str) -> None:
+    target = f"video:{dashcam}" if kind == "video" else f"camvid:{camvid}"
+    words = ["imgsz=96,128", "batch=1", "num_groups=2", "align_resolution=input", "log_every=1", "flip=true"]
+    data = [f"source=camvid:{camvid}", "source_split=day_train", f"target={target}", "target_split=dusk_train"]
+    assert run(["train", *words, *data, "--iters", "2", "--project", str(tmp_path), "--name", kind, "--quiet"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / kind / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert all(0 < line["seg"] < 20 for line in lines)
+    assert load_checkpoint(tmp_path / kind).config.target == target
+
+
+def test_a_run_refused_for_its_data_leaves_no_folder(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "streets_source_only",
+        "--source",
+        f"camvid:{tmp_path / 'absent'}",
+        "--project",
+        str(tmp_path / "runs"),
+    ]
+    assert run(words) == 3
+    assert not list((tmp_path / "runs").iterdir())
