@@ -19,7 +19,6 @@ import platform
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -101,7 +100,6 @@ def _run(config: TrainConfig, arm: str, folder: Path) -> Record:
     checkpoint = load_checkpoint(last) if last.is_file() else None
     if checkpoint is not None and checkpoint.config != config:
         sys.exit(f"{folder} holds a run of another configuration; choose another --output")
-    started = time.perf_counter()
     if checkpoint is None or checkpoint.iteration < config.iters:
         folder.mkdir(parents=True, exist_ok=True)
         with progress_bar(folder.name, config.iters) as advance:
@@ -110,7 +108,7 @@ def _run(config: TrainConfig, arm: str, folder: Path) -> Record:
                 advance(progress.iteration, f"seg {progress.values.get('seg', float('nan')):.2f}")
 
             train(config, folder, resume_from=checkpoint, on_progress=show)
-    record: Record = {"arm": arm, "seed": config.seed, "train_s": round(time.perf_counter() - started, 1)}
+    record: Record = {"arm": arm, "seed": config.seed}
     fused = _fused(last)
     for domain, spec in (("source", config.source), ("target", str(config.target))):
         dataset = open_labelled(spec, "val", config.imgsz)
@@ -211,8 +209,8 @@ def _panel(title: str, image_bgr: UInt8Array) -> UInt8Array:
     height, width = image_bgr.shape[:2]
     scale = 480 / width
     large = cv2.resize(image_bgr, (480, round(height * scale)), interpolation=cv2.INTER_NEAREST)
-    for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(large, title, (10, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, color, thickness, cv2.LINE_AA)
+    cv2.rectangle(large, (0, 0), (480, 26), (0, 0, 0), cv2.FILLED)
+    cv2.putText(large, title, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return np.asarray(cv2.copyMakeBorder(large, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)), np.uint8)
 
 

@@ -114,7 +114,7 @@ def refuse_below_gate(report: ParityReport) -> None:
     if report.faults:
         raise GateError(
             f"{report.candidate} differs from {report.reference}: {'; '.join(report.faults)}",
-            fix="nothing was written; report this with the checkpoint's model name",
+            fix="nothing was written; train longer, or report it with the checkpoint's model name",
         )
 
 
