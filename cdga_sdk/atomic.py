@@ -51,7 +51,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             if durable:
@@ -88,7 +88,7 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError("already exists", where=final, fix="choose another name, or pass --exist-ok to replace it")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name[:100]}."))
+        temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name[:40]}."))
     except OSError as error:
         raise error_from_os(error, final) from error
     try:

@@ -15,6 +15,7 @@ not against somebody who writes a bundle of his own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdga_sdk.atomic import atomic_folder
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError
+from cdga_sdk.errors import InputError, IntegrityError, ModelError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
@@ -162,26 +163,28 @@ class Bundle:
                 where=folder,
                 fix="make one with: cdga export CHECKPOINT -o model.cdga",
             )
-        sums = _read(folder / SUMS)
-        files = {name: _read(folder / name) for name in _names_in(sums, folder / SUMS)}
+        sums = _read(folder / SUMS, folder)
+        files = {name: _read(folder / name, folder) for name in _names_in(sums, folder / SUMS)}
         _check_sums(folder, sums, files)
         return cls(
             path=folder,
             manifest=_parse_manifest(folder, files),
             model_bytes=files[MODEL],
-            parity=json.loads(files[PARITY]),
+            parity=_json_object(folder / PARITY, files[PARITY]),
             sha256=hashlib.sha256(sums).hexdigest(),
         )
 
     def golden_frames(self) -> list[GoldenFrame]:
-        """The golden frames, in order of name."""
+        """The golden frames, in order of name; other files beside them are left alone."""
         folder = self.path / "golden"
+        names = sorted(mask.name.removesuffix(".mask.png") for mask in folder.glob("*.mask.png"))
         return [
             GoldenFrame(
-                name=image.stem, image_bgr=read_image_bgr(image), mask=read_label(folder / f"{image.stem}.mask.png")
+                name=name,
+                image_bgr=read_image_bgr(folder / f"{name}.png"),
+                mask=read_label(folder / f"{name}.mask.png"),
             )
-            for image in sorted(folder.glob("*.png"))
-            if not image.stem.endswith(".mask")
+            for name in names
         ]
 
 
@@ -230,12 +233,17 @@ def _names_in(sums: bytes, where: Path) -> list[str]:
     return names
 
 
-def _read(path: Path) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise IntegrityError("file of the bundle is missing", where=path, fix="copy or export the bundle again")
+def _read(path: Path, folder: Path) -> bytes:
     try:
+        # Resolved, so that neither the file nor a folder on the way to it is a link out of the bundle.
+        if not path.is_file() or path.resolve() != folder.resolve() / path.relative_to(folder):
+            raise IntegrityError("file of the bundle is missing", where=path, fix="copy or export the bundle again")
         return path.read_bytes()
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no such name was ever written
+            raise IntegrityError(
+                "SHA256SUMS is damaged", where=folder, fix="copy or export the bundle again"
+            ) from error
         raise InputError(f"cannot read ({error.strerror})", where=path) from error
 
 
@@ -252,16 +260,22 @@ def _check_sums(folder: Path, sums: bytes, files: Mapping[str, bytes]) -> None:
 
 def _parse_manifest(folder: Path, files: Mapping[str, bytes]) -> Manifest:
     where = folder / MANIFEST
+    version = _json_object(where, files[MANIFEST]).get("schema_version")
+    if version != 1:
+        raise ModelError(f"bundle schema {version}, this version reads 1", where=where, fix="export it again")
     try:
-        version = json.loads(files[MANIFEST]).get("schema_version")
-        if version != 1:
-            raise ModelError(f"bundle schema {version}, this version reads 1", where=where, fix="export it again")
         return Manifest.model_validate_json(files[MANIFEST])
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ModelError(f"manifest key '{key}': {first['msg']}", where=where, fix="export it again") from error
-    except CdgaError:
-        raise
-    except (ValueError, AttributeError) as error:
-        raise ModelError("manifest is not a JSON object", where=where, fix="export it again") from error
+
+
+def _json_object(where: Path, data: bytes) -> dict[str, object]:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise ModelError("not a JSON object", where=where, fix="export it again")
+    return record

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130  # also what Typer turns Ctrl-C into
+
 app = typer.Typer(
     name="cdga",
     help="Adapt a segmentation network to your own unlabelled driving footage, export it, segment video fast.",
@@ -174,7 +176,7 @@ def info(
         return
     width = max(map(len, facts))
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        typer.echo(f"{key:<{width}}  {one_line(value)}")
 
 
 def _version(wanted: bool) -> None:
@@ -197,6 +199,7 @@ def _root(
 def main() -> None:
     """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad image is told of in one line, and by us
     sys.exit(run(sys.argv[1:]))
 
 
@@ -204,7 +207,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; errors are printed to stderr as one line each."""
     try:
         code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        sys.stdout.flush()  # here, where a reader that has gone is still caught
+        return _interrupted() if code == _INTERRUPTED else int(code or 0)
     except typer.Exit as error:
         return error.exit_code
     except TyperException as error:
@@ -212,8 +216,8 @@ def run(arguments: list[str]) -> int:
     except CdgaError as error:
         return _fail(error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("E-INTERRUPTED", "interrupted; what was made is kept under .partial names", 130)
-    except BrokenPipeError:
+        return _interrupted()
+    except (BrokenPipeError, SystemExit):  # Typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
@@ -228,6 +232,10 @@ def _fail(code: str, message: str, exit_code: int) -> int:
         traceback.print_exc()
     typer.echo(f"error[{code}]: {message}", err=True)
     return exit_code
+
+
+def _interrupted() -> int:
+    return _fail("E-INTERRUPTED", "interrupted; what was made is kept under .partial names", _INTERRUPTED)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -261,4 +269,4 @@ def _print_scores(scores: Scores, title: str) -> None:
     table.add_row("mIoU", f"{scores.miou:.2f}")
     table.add_row("pixel accuracy", f"{scores.accuracy:.2f}")
     table.add_row("frames", str(scores.frames))
-    Console(stderr=True).print(table)
+    Console(stderr=True, markup=False, emoji=False).print(table)

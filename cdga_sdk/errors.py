@@ -6,7 +6,7 @@ The tree::
     ├── UsageError              2    wrong flag, key, value or name
     │   └── MissingExtraError   2    an optional library is not installed
     ├── InputError              3    a file, folder or data set cannot be read or is refused
-    ├── DegradedError           4    finished, but frames were lost or concealed
+    ├── DegradedError           4    finished, but frames were lost or concealed; or training diverged
     ├── ModelError              5    a model, checkpoint or bundle is refused
     │   └── IntegrityError      5    its bytes are not the bytes that were written
     ├── ResourceError           6    disk, memory or device ran out

@@ -6,13 +6,13 @@ import glob
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import typer
 
 from cdga_sdk.atomic import new_run_folder
-from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.segmenter import Segmenter
@@ -64,6 +64,8 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
     works = find_work(request.sources)
     if request.output is not None and len(works) > 1:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+    if len(works) > 1:  # sources may share a name: each gets a folder of its own
+        request = replace(request, exist_ok=False)
     summaries = [_run_one(segmenter, work, request) for work in works]
     for summary in summaries:
         raise_if_degraded(summary)
@@ -144,7 +146,7 @@ def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSu
     if request.as_json:
         sys.stdout.write(json.dumps({**asdict(summary), "fps": summary.fps}) + "\n")
     elif not request.quiet:
-        typer.echo(summary.line(), err=True)
+        typer.echo(one_line(summary.line()), err=True)
     return summary
 
 
@@ -163,5 +165,7 @@ def _places(work: Work, request: SegmentRequest) -> tuple[Path, Path | None]:
             raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok")
         return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), output
     if output is not None:
+        if (output / "summary.json").exists() and not request.exist_ok:
+            raise UsageError("holds an earlier run", where=output, fix="choose another -o, or pass --exist-ok")
         return new_run_folder(output.parent, output.name, exist_ok=True), None
     return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), None

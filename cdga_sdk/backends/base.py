@@ -5,12 +5,13 @@ Shape legend: N frames, H and W the network's input size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-from cdga_sdk.errors import MissingExtraError, UsageError
+from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["BACKENDS", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "open_backend", "refuse_foreign_graph"]
 
 BACKENDS: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -37,6 +38,20 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what the runtime holds. Closing twice is harmless."""
         ...
+
+
+def refuse_foreign_graph(inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Hold the names that a loaded graph has against those of a bundle's graph.
+
+    Raises:
+        ModelError: They differ.
+    """
+    found_in, found_out = ", ".join(inputs), ", ".join(outputs)
+    if (found_in, found_out) != ("frame", "mask, conf"):
+        raise ModelError(
+            f"the graph has {found_in} in and {found_out} out, wanted frame in, mask and conf out",
+            fix="export it again",
+        )
 
 
 def open_backend(
@@ -68,8 +83,14 @@ def open_backend(
     from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend, cuda_driver_present
 
     wants_cuda = device == "cuda" or (device == "auto" and backend != "openvino" and cuda_driver_present())
-    if wants_cuda or backend == "onnxruntime":
-        return OnnxRuntimeBackend(model_bytes, device="cuda" if wants_cuda else "cpu", threads=threads)
+    if wants_cuda:
+        try:
+            return OnnxRuntimeBackend(model_bytes, device="cuda", threads=threads)
+        except ResourceError:  # a driver, but not the CUDA libraries that this runtime wants
+            if device == "cuda":
+                raise
+    if backend == "onnxruntime":
+        return OnnxRuntimeBackend(model_bytes, device="cpu", threads=threads)
     try:
         from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
     except MissingExtraError:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, one_line
 from cdga_sdk.preprocess import UInt8Array
 
@@ -50,9 +51,13 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
         provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+        # TF32 would change labels on Ampere and later: fp32 is what is promised.
+        settings = {"use_tf32": "0"} if device == "cuda" else {}
         try:
             # From bytes: exactly what was hashed is what is loaded, and no external data can be named beside it.
-            self._session = onnxruntime.InferenceSession(model_bytes, options, providers=[provider], enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(
+                model_bytes, options, providers=[(provider, settings)], enable_fallback=0
+            )
         except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
             raise ModelError(f"ONNX Runtime refuses the graph ({one_line(error)[:200]})") from error
         if provider not in self._session.get_providers():  # a missing GPU does not raise, it falls back silently
@@ -60,6 +65,8 @@ class OnnxRuntimeBackend:
                 "CUDA was asked for, but ONNX Runtime could not use it",
                 fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
             )
+        session = self._session
+        refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         self.name = f"onnxruntime {device} fp32"
 
     def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:

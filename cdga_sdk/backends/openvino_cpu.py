@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, one_line
 from cdga_sdk.preprocess import UInt8Array
 
@@ -34,6 +35,8 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(core.read_model(model_bytes), "CPU", properties)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
+        compiled = self._compiled
+        refuse_foreign_graph((i.any_name for i in compiled.inputs), (o.any_name for o in compiled.outputs))
         self.name = "openvino cpu fp32"
 
     def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:

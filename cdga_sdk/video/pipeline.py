@@ -18,7 +18,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, Protocol, get_args
@@ -26,7 +26,7 @@ from typing import IO, Literal, Protocol, get_args
 import numpy as np
 
 from cdga_sdk.atomic import error_from_os, write_bytes, write_text
-from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import read_image_bgr, write_png
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
@@ -286,10 +286,8 @@ class _Outputs:
         self._started_s = 0.0
 
     def __enter__(self) -> _Outputs:
-        try:
+        with _named_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise error_from_os(error, self._folder) from error
         if "json" in self._save:
             self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
         self._started_s = time.perf_counter()
@@ -340,8 +338,17 @@ class _Outputs:
             raise
         finally:
             if kind is not None:
-                status = "failed" if issubclass(kind, Exception) else "interrupted"
+                stopped = issubclass(kind, InterruptedRunError) or not issubclass(kind, Exception)
+                status = "interrupted" if stopped else "failed"
             self._finish(status, wall_s)
+            if not self.frames:
+                self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """Take away what a run without a single frame has made: its folder too, unless something else is in it."""
+        (self._folder / "stats.partial.jsonl").unlink(missing_ok=True)
+        with suppress(OSError):
+            self._folder.rmdir()
 
     def _count(self, result: SegResult, shares: dict[str, float], times_ms: dict[str, float]) -> None:
         self.frames += 1
@@ -353,7 +360,8 @@ class _Outputs:
 
     def _write_line(self, record: dict[str, object]) -> None:
         if self._stats is not None:
-            self._stats.write(json.dumps(record) + "\n")
+            with _named_errors(self._folder / "stats.jsonl"):
+                self._stats.write(json.dumps(record) + "\n")
 
     def _finish(self, status: str, wall_s: float) -> None:
         count = max(self.frames, 1)
@@ -403,10 +411,23 @@ class _Percentiles:
 def _partial_text(path: Path) -> Iterator[IO[str]]:
     """A text file under ``NAME.partial.EXT`` until the block ends well."""
     partial = path.with_suffix(f".partial{path.suffix}")
+    with _named_errors(path):
+        stream = partial.open("w", encoding="utf-8")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
-            yield stream
+        yield stream
+    except BaseException:
+        with suppress(OSError):  # the error that is on its way matters more
+            stream.close()
+        raise
+    with _named_errors(path):
+        stream.close()
         partial.replace(path)
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise error_from_os(error, path) from error
 

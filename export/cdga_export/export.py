@@ -19,7 +19,7 @@ from cdga_export.parity import FP32_MIN_AGREEMENT, ParityReport, compare, refuse
 from cdga_export.to_onnx import onnx_from_fused
 from cdga_sdk import __version__
 from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
-from cdga_sdk.bundle import Bundle, GoldenFrame, Manifest, Provenance, preprocess_block, write_bundle
+from cdga_sdk.bundle import SUMS, Bundle, GoldenFrame, Manifest, Provenance, preprocess_block, write_bundle
 from cdga_sdk.errors import ModelError, UsageError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.preprocess import Preprocess, UInt8Array, resize_image
@@ -187,3 +187,5 @@ def _provenance(network: nn.Module, model: str, **known: object) -> Provenance:
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok to replace it")
+    if output.exists() and not (output / SUMS).is_file():
+        raise UsageError("exists and is no bundle: it is not replaced", where=output, fix="choose another -o")

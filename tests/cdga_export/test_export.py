@@ -235,3 +235,12 @@ def test_published_weights_at_twice_the_size(
     city_weights: Path, camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert published_score("704,960", city_weights, camvid, tmp_path, capsys) == pytest.approx(69.4, abs=0.3)
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_run: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "videos" / "ride.mp4"
+    kept.parent.mkdir()
+    kept.write_bytes(b"precious")
+    assert run(["export", str(tiny_run), "-o", str(kept.parent), "--exist-ok"]) == 2
+    assert run(["export", str(tiny_run), "-o", ".", "--exist-ok"]) == 2
+    assert kept.read_bytes() == b"precious"

@@ -194,3 +194,9 @@ def test_frozen_and_the_papers_defaults() -> None:
     assert (losses.class_equivalence, losses.tau) == (1e-4, 0.05)
     assert (BASE.optim.lr, BASE.optim.grouping_lr, BASE.optim.discriminator_lr) == (2.5e-4, 1e-3, 1e-4)
     assert (BASE.num_groups, BASE.align_resolution, BASE.batch, BASE.iters) == (8, "input", 1, 120_000)
+
+
+@pytest.mark.parametrize("word", ["fda_beta=0.7", "losses.tau=nan", "losses.adversarial=-1"])
+def test_values_out_of_range_are_refused_before_a_run(word: str) -> None:
+    with pytest.raises(UsageError, match=word.partition("=")[0].rpartition(".")[2]):
+        load_config(TrainConfig(), None, [word])

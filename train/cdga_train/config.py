@@ -36,6 +36,11 @@ class LossWeights:
     group_normalise: bool = False
     """Divide each group's Q by its sum (then L_co is no longer tiny at the start)."""
 
+    def __post_init__(self) -> None:
+        for key in ("semantic_consistency", "orthogonality", "adversarial", "class_equivalence", "tau"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise UsageError(f"{key} is {getattr(self, key)}, wanted a number of at least 0", where=f"losses.{key}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -106,6 +111,8 @@ class TrainConfig:
         for key in ("iters", "batch", "num_groups", "workers", "log_every", "save_every"):
             if getattr(self, key) < 1:
                 raise UsageError(f"{key} is {getattr(self, key)}, wanted at least 1", where=key)
+        if not 0 <= self.fda_beta < 0.5:
+            raise UsageError(f"fda_beta is {self.fda_beta}, wanted 0 to below 0.5", where="fda_beta")
         if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying
             raise UsageError(f"seed is {self.seed}, wanted 0 to {2**32 - 1}", where="seed")
         if min(self.imgsz) < 32:
@@ -230,6 +237,6 @@ def _parse_yaml(path: Path, text: str) -> object:
         raise MissingExtraError("yaml", "train") from error
     try:
         content: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise UsageError(f"not valid YAML ({error})", where=path) from error
     return content

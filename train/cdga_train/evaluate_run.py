@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cdga_sdk.bundle import SUMS
-from cdga_sdk.errors import GateError
+from cdga_sdk.errors import GateError, UsageError
 from cdga_sdk.labels import ClassSet
 from cdga_sdk.metrics import Scores
 from cdga_sdk.progress import progress_bar
@@ -31,6 +31,8 @@ def run_evaluate(
             with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
                 scores = evaluate(lambda image: segmenter(image).mask, dataset, classes, on_frame=advance)
             return scores, segmenter.backend_name
+    if backend != "auto" or device not in {"auto", "cpu"}:
+        raise UsageError("--backend and --device are for bundles; a checkpoint is scored by torch on the CPU")
     from cdga_train.checkpoint import load_checkpoint
     from cdga_train.models.fused import FusedNetwork
     from cdga_train.predict import predict_mask

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from cdga_sdk.errors import DegradedError, InterruptedRunError
+from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError
 from cdga_train.checkpoint import LAST, Checkpoint, save_checkpoint
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
@@ -76,7 +76,10 @@ def train(
         for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
             waited_s = time.perf_counter() - waited_since
             torch.manual_seed(config.seed * 1_000_003 + state.iteration)
-            values = _iterate(state, _on_device(batch, state, device))
+            try:
+                values = _iterate(state, _on_device(batch, state, device))
+            except torch.OutOfMemoryError as error:
+                raise ResourceError("out of GPU memory", where=device, fix="lower batch or imgsz") from error
             log.add(values, waited_s=waited_s, lr=state.optimisers["network"].param_groups[0]["lr"])
             stopping, ending = bool(stopped_by), state.iteration == config.iters
             if state.iteration % config.log_every == 0 or stopping or ending:

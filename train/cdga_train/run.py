@@ -15,7 +15,7 @@ import typer
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import CdgaError, InputError, MissingExtraError, UsageError
+from cdga_sdk.errors import InputError, MissingExtraError, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config
 from cdga_train.presets import PRESETS
@@ -41,6 +41,7 @@ def run_training(
     if checkpoint is None:
         preset, config = configure(words, flags)
         folder = new_run_folder(project, name or preset)
+        write_text(folder / "run.json", json.dumps(_manifest(config), indent=1) + "\n")
     else:
         config = load_config(checkpoint.config, None, [*words, *flags])
         folder = find_checkpoint(Path(resume or "")).parent
@@ -48,7 +49,6 @@ def run_training(
             raise UsageError(
                 f"nothing to do: {checkpoint.iteration} of {config.iters} iterations are done", where=resume
             )
-    write_text(folder / "run.json", json.dumps(_manifest(config), indent=1) + "\n")
     with progress_bar(folder.name, config.iters, quiet=quiet) as advance:
 
         def show(progress: Progress) -> None:
@@ -56,8 +56,9 @@ def run_training(
 
         try:
             last = train(config, folder, resume_from=checkpoint, on_progress=show)
-        except CdgaError:
-            if checkpoint is None and not (folder / METRICS).exists():  # refused before its first iteration
+        except BaseException:
+            log = folder / METRICS
+            if checkpoint is None and not (log.is_file() and log.stat().st_size):  # ended before its first line
                 shutil.rmtree(folder)
             raise
     if not quiet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -115,7 +115,9 @@ class TrainingState:
         Raises:
             ModelError: The checkpoint does not fit the configuration.
         """
-        state = cls.new(config, device)
+        # Published weights need not be there any more: every tensor comes from the checkpoint.
+        state = cls.new(replace(config, weights=None), device)
+        state.config = config
         for name, module in state._modules().items():
             load_weights(module, checkpoint.part(name), f"the checkpoint's {name}")
         for name, optimiser in state.optimisers.items():

@@ -1,0 +1,197 @@
+"""One contract for every runtime."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cdga_sdk.backends.base import Backend, open_backend
+from cdga_sdk.backends.onnx_runtime import cuda_driver_present, usable_cpus
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.errors import ModelError, ResourceError, UsageError
+
+NAMES = ("onnxruntime", "openvino")
+Frames = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def golden(bundle: Bundle) -> tuple[Frames, Frames]:
+    frames = bundle.golden_frames()
+    images = np.stack([f.image_bgr[:, :, ::-1] for f in frames])
+    return images, np.stack([f.mask for f in frames])
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    return open_backend(bundle.model_bytes, backend=request.param, device="cpu", threads=1)
+
+
+def foreign_graph(names: tuple[str, str]) -> bytes:
+    """A sound ONNX file that is no segmentation: what goes in comes out."""
+    from onnx import TensorProto, helper
+
+    shape: list[str | int | None] = ["N", 64, 128, 3]
+    source, result = (helper.make_tensor_value_info(n, TensorProto.UINT8, shape) for n in names)
+    graph = helper.make_graph([helper.make_node("Identity", [names[0]], [names[1]])], "g", [source], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_name_tells_runtime_device_and_arithmetic(backend: Backend) -> None:
+    assert backend.name in {f"{name} cpu fp32" for name in NAMES}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shapes_and_types(backend: Backend, golden: tuple[Frames, Frames], batch: int) -> None:
+    mask, conf = backend.infer(golden[0][:batch])
+    for out in (mask, conf):
+        assert isinstance(out, np.ndarray)
+        assert out.shape == (batch, 64, 128)
+        assert out.dtype == np.uint8
+    assert mask.max() <= 18
+
+
+def test_batch_equals_one_by_one(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    together = backend.infer(golden[0][:3])
+    for i in range(3):
+        alone = backend.infer(golden[0][i : i + 1])
+        assert (together[0][i] != alone[0][0]).mean() <= 1e-4
+        assert np.abs(together[1][i].astype(int) - alone[1][0]).max() <= 1
+
+
+def test_same_frame_same_answer(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    first, second = backend.infer(golden[0][:2]), backend.infer(golden[0][:2])
+    np.testing.assert_array_equal(first, second)
+
+
+def test_results_are_the_callers(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    mask, conf = backend.infer(golden[0][:1])
+    kept = mask.copy(), conf.copy()
+    later = backend.infer(golden[0][5:6])
+    np.testing.assert_array_equal((mask, conf), kept)
+    assert mask.flags.writeable
+    mask[:] = 200
+    conf[:] = 200
+    np.testing.assert_array_equal(backend.infer(golden[0][5:6]), later)
+
+
+def test_input_is_left_alone(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    frames = golden[0][:1].copy()
+    backend.infer(frames)
+    np.testing.assert_array_equal(frames, golden[0][:1])
+
+
+def test_threads_equal_serial(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    frames = [golden[0][i : i + 1] for i in range(8)]
+    serial = [backend.infer(f) for f in frames]
+    with ThreadPoolExecutor(8) as pool:
+        for together in pool.map(lambda i: (i, backend.infer(frames[i])), [*range(8)] * 4):
+            index, answer = together
+            np.testing.assert_array_equal(answer, serial[index])
+
+
+def test_golden_masks(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    mask, _ = backend.infer(golden[0])
+    assert (mask == golden[1]).mean() >= 0.9999
+
+
+def test_runtimes_agree(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
+    pytest.importorskip("openvino")
+    answers = [open_backend(bundle.model_bytes, backend=n, device="cpu").infer(golden[0]) for n in NAMES]
+    assert (answers[0][0] == answers[1][0]).mean() >= 0.9999
+    assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 2
+
+
+def test_closing_twice(bundle: Bundle, backend: Backend) -> None:
+    opened = open_backend(bundle.model_bytes, backend=backend.name.split()[0], device="cpu")
+    opened.close()
+    opened.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", [b"", b"garbage", bytes(1000)])
+def test_garbage_is_refused(name: str, data: bytes) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(ModelError) as caught:
+        open_backend(data, backend=name, device="cpu")
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cut_graph_is_refused(bundle: Bundle, name: str) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(ModelError, match="refuses the graph"):
+        open_backend(bundle.model_bytes[: len(bundle.model_bytes) // 2], backend=name, device="cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("names", [("image", "logits"), ("frame", "mask")])
+def test_graph_of_another_kind_is_refused(name: str, names: tuple[str, str]) -> None:
+    pytest.importorskip("onnx")
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(ModelError, match="wanted frame in, mask and conf out"):
+        open_backend(foreign_graph(names), backend=name, device="cpu")
+
+
+def test_unknown_names(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="unknown backend 'tensorflow'; use one of auto, onnxruntime, openvino"):
+        open_backend(bundle.model_bytes, backend="tensorflow")
+    with pytest.raises(UsageError, match="unknown device 'tpu'; use one of auto, cpu, cuda"):
+        open_backend(bundle.model_bytes, device="tpu")
+    with pytest.raises(UsageError, match="OpenVINO has no CUDA device"):
+        open_backend(bundle.model_bytes, backend="openvino", device="cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "onnxruntime"])
+def test_cuda_without_a_gpu_is_said(bundle: Bundle, name: str) -> None:
+    if cuda_driver_present():
+        pytest.skip("this machine has a CUDA driver")
+    with pytest.raises(ResourceError, match="CUDA was asked for") as caught:
+        open_backend(bundle.model_bytes, backend=name, device="cuda")
+    assert caught.value.exit_code == 6
+
+
+def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
+    opened = open_backend(bundle.model_bytes)
+    assert opened.name.endswith("fp32")
+    assert (opened.infer(golden[0][:1])[0] == golden[1][:1]).mean() >= 0.9999
+    if not cuda_driver_present():
+        try:
+            import openvino  # noqa: F401
+        except ImportError:
+            assert opened.name == "onnxruntime cpu fp32"
+        else:
+            assert opened.name == "openvino cpu fp32"
+
+
+def test_openvino_may_be_missing(tiny_bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules['openvino'] = None\n"
+        "from cdga_sdk.cli import run; from cdga_sdk import Segmenter\n"
+        f"print(Segmenter({str(tiny_bundle)!r}, device='cpu').backend_name)\n"
+        f"sys.exit(run(['segment', 'x', '--model', {str(tiny_bundle)!r}, '--backend', 'openvino']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "onnxruntime cpu fp32\n")
+    assert done.stderr == "error[E-EXTRA]: 'openvino' is needed here; pip install 'cdga-sdk[openvino]'\n"
+
+
+def test_usable_cpus() -> None:
+    assert 1 <= usable_cpus() <= (os.cpu_count() or 1)

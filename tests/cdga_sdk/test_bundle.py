@@ -1,0 +1,280 @@
+"""A bundle is opened only when every byte is as it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdga_sdk.bundle import Bundle, GoldenFrame, Manifest, preprocess_block, write_bundle
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, ResourceError, UsageError
+from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
+from cdga_sdk.preprocess import Preprocess
+
+NEEDED = ("manifest.json", "model.onnx", "parity.json", "CARD.md")
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def sign(folder: Path) -> None:
+    """Make SHA256SUMS true again, as somebody who edits a bundle on purpose would."""
+    files = [p for p in files_of(folder) if p.name != "SHA256SUMS"]
+    lines = sorted(
+        (p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files if p.is_file()
+    )
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    record = json.loads((folder / "manifest.json").read_text())
+    record.update(changes)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    sign(folder)
+
+
+def refused(folder: Path) -> CdgaError:
+    with pytest.raises(ModelError) as caught:
+        Bundle.open(folder)
+    assert caught.value.exit_code == 5
+    assert caught.value.fix
+    return caught.value
+
+
+def flips(data: bytes, seed: int) -> Iterator[bytes]:
+    """Every kind of place: the ends, and a dozen in between; every kind of change: one bit, or the whole byte."""
+    rng = random.Random(seed)
+    for place in {0, len(data) - 1, *(rng.randrange(len(data)) for _ in range(12))}:
+        changed = bytearray(data)
+        changed[place] ^= rng.choice([1, 0x20, 0x80, 0xFF])
+        yield bytes(changed)
+
+
+def test_open(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(str(tiny_bundle))
+    assert bundle.path == tiny_bundle
+    assert bundle.manifest.names == CITYSCAPES_NAMES
+    assert bundle.manifest.palette_rgb == CITYSCAPES_PALETTE_RGB
+    assert bundle.manifest.imgsz_hw == (64, 128)
+    assert bundle.model_bytes == (tiny_bundle / "model.onnx").read_bytes()
+    assert bundle.sha256 == hashlib.sha256((tiny_bundle / "SHA256SUMS").read_bytes()).hexdigest()
+    assert bundle.parity["agreement"]
+
+
+def test_golden_frames(tiny_bundle: Path) -> None:
+    golden = Bundle.open(tiny_bundle).golden_frames()
+    assert len(golden) == 8
+    for frame in golden:
+        assert (frame.image_bgr.shape, frame.mask.shape) == ((64, 128, 3), (64, 128))
+        assert set(np.unique(frame.mask)) <= set(range(19))
+    assert [f.name for f in golden] == sorted(f.name for f in golden)
+
+
+def test_sums_are_in_the_format_of_sha256sum(tiny_bundle: Path) -> None:
+    if shutil.which("sha256sum") is None:
+        pytest.skip("needs the sha256sum command")
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tiny_bundle, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(files_of(tiny_bundle)) - 1
+
+
+def test_every_file_is_guarded_against_a_flipped_byte(own_bundle: Path) -> None:
+    for seed, path in enumerate(files_of(own_bundle)):
+        data = path.read_bytes()
+        for changed in flips(data, seed):
+            path.write_bytes(changed)
+            refused(own_bundle)
+        path.write_bytes(data)
+    Bundle.open(own_bundle)
+
+
+def test_every_byte_of_the_sums_is_guarded(own_bundle: Path) -> None:
+    sums = own_bundle / "SHA256SUMS"
+    data = sums.read_bytes()
+    for place in range(0, len(data), 23):
+        sums.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        refused(own_bundle)
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "empty", "missing"])
+def test_every_file_is_guarded_against_its_length(own_bundle: Path, change: str) -> None:
+    for path in files_of(own_bundle):
+        data = path.read_bytes()
+        path.write_bytes({"cut": data[:-1], "grown": data + b"\n", "empty": b"", "missing": data}[change])
+        if change == "missing":
+            path.unlink()
+        refused(own_bundle)
+        path.write_bytes(data)
+    Bundle.open(own_bundle)
+
+
+def test_damage_is_named(own_bundle: Path) -> None:
+    (own_bundle / "CARD.md").write_text("other")
+    assert "changed since it was written: CARD.md" in str(refused(own_bundle))
+    (own_bundle / "CARD.md").unlink()
+    error = refused(own_bundle)
+    assert isinstance(error, IntegrityError)
+    assert error.where == str(own_bundle / "CARD.md")
+
+
+def test_lines_out_of_order_are_damage_too(own_bundle: Path) -> None:
+    sums = own_bundle / "SHA256SUMS"
+    sums.write_text("".join(reversed(sums.read_text().splitlines(keepends=True))))
+    assert "changed since it was written: SHA256SUMS" in str(refused(own_bundle))
+
+
+def test_unknown_files_are_nobodys_business(own_bundle: Path) -> None:
+    (own_bundle / "notes.txt").write_text("mine")
+    (own_bundle / "golden" / "extra.png").write_bytes(b"no image")
+    assert len(Bundle.open(own_bundle).golden_frames()) == 8
+
+
+@pytest.mark.parametrize("name", [*NEEDED, "SHA256SUMS", "golden"])
+def test_links_out_of_the_bundle_are_refused(own_bundle: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    (own_bundle / name).rename(outside)
+    (own_bundle / name).symlink_to(outside)
+    refused(own_bundle)
+
+
+def test_bundle_may_be_reached_through_a_link(own_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest.cdga").symlink_to(own_bundle)
+    assert Bundle.open(tmp_path / "latest.cdga").manifest.imgsz_hw == (64, 128)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "golden/../../secret", "/etc/hostname", "..", "..\\secret", "", "a" * 300, "\0", "golden"]
+)
+def test_sums_name_nothing_outside(own_bundle: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    with (own_bundle / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{digest}  {name}\n")
+    refused(own_bundle)
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_needed_files_must_be_listed(own_bundle: Path, missing: str) -> None:
+    (own_bundle / missing).unlink()
+    sign(own_bundle)
+    assert "SHA256SUMS is damaged" in str(refused(own_bundle))
+
+
+def test_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such model"):
+        Bundle.open(tmp_path / "none.cdga")
+    (tmp_path / "file.cdga").write_text("x")
+    assert "not a CDGA bundle" in str(refused(tmp_path / "file.cdga"))
+    (tmp_path / "empty.cdga").mkdir()
+    assert "not a CDGA bundle" in str(refused(tmp_path / "empty.cdga"))
+    (tmp_path / "empty.cdga" / "SHA256SUMS").touch()
+    refused(tmp_path / "empty.cdga")
+
+
+def test_unreadable_file_of_a_bundle(own_bundle: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (own_bundle / "model.onnx").chmod(0)
+    with pytest.raises(InputError, match="cannot read"):
+        Bundle.open(own_bundle)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_other_schema_versions(own_bundle: Path, version: object) -> None:
+    edit_manifest(own_bundle, schema_version=version)
+    assert "this version reads 1" in str(refused(own_bundle))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"names": "road"}, "names"),
+        ({"surprise": 1}, "surprise"),
+        ({"ignore": 0}, "ignore"),
+        ({"precision": "int4"}, "precision"),
+        ({"preprocess": {"imgsz_hw": [64], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "preprocess.imgsz_hw"),
+        ({"preprocess": None}, "preprocess"),
+    ],
+)
+def test_manifest_keys_are_checked(own_bundle: Path, changes: dict[str, object], key: str) -> None:
+    edit_manifest(own_bundle, **changes)
+    assert f"manifest key '{key}" in str(refused(own_bundle))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "parity.json"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"text"', "\udcff"])
+def test_signed_nonsense(own_bundle: Path, file: str, text: str) -> None:
+    (own_bundle / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    sign(own_bundle)
+    assert "not a JSON object" in str(refused(own_bundle))
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    manifest = Manifest.model_validate(
+        {
+            "names": ("a", "b"),
+            "palette_rgb": ((1, 2, 3), (4, 5, 6)),
+            "preprocess": preprocess_block(Preprocess(imgsz_hw=(2, 3))),
+            "provenance": {"model": "m", "weights_sha256": "0", "made_by": "test", "made_on": "2024-01-01"},
+        }
+    )
+    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    golden = [GoldenFrame(name="g", image_bgr=image, mask=image[:, :, 0])]
+    made = {"manifest": manifest, "model_bytes": b"graph", "golden": golden, "parity": {"agreement": 1.0}, "card": "#"}
+    return {**made, **changes}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = write_bundle(tmp_path / "a.cdga", **parts())
+    read = Bundle.open(tmp_path / "a.cdga")
+    assert dataclasses.asdict(read) == dataclasses.asdict(written)
+    assert (read.model_bytes, read.parity) == (b"graph", {"agreement": 1.0})
+    assert read.manifest == parts()["manifest"]
+    (frame,) = read.golden_frames()
+    np.testing.assert_array_equal(frame.image_bgr, parts()["golden"][0].image_bgr)
+    np.testing.assert_array_equal(frame.mask, parts()["golden"][0].mask)
+    assert {p.relative_to(read.path).as_posix() for p in files_of(read.path)} == {
+        *NEEDED,
+        "SHA256SUMS",
+        "golden/g.png",
+        "golden/g.mask.png",
+    }
+
+
+def test_write_refuses_what_exists_and_replaces_when_told(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a.cdga", **parts())
+    with pytest.raises(UsageError, match="already exists"):
+        write_bundle(tmp_path / "a.cdga", **parts(card="new"))
+    assert (tmp_path / "a.cdga/CARD.md").read_text() == "#"
+    write_bundle(tmp_path / "a.cdga", **parts(card="new"), overwrite=True)
+    assert (tmp_path / "a.cdga/CARD.md").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.cdga"]
+
+
+def test_write_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
+    broken = GoldenFrame(name="no/such", image_bgr=np.zeros((2, 3, 3), np.uint8), mask=np.zeros((0, 3), np.uint8))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the PNG encoder raises for nothing to encode
+        write_bundle(tmp_path / "a.cdga", **parts(golden=[broken]))
+    with pytest.raises(TypeError):
+        write_bundle(tmp_path / "a.cdga", **parts(parity={"agreement": object()}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_nothing(
+    tmp_path: Path, full_disk_after: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk_after(1000), pytest.raises(ResourceError):
+        write_bundle(tmp_path / "a.cdga", **parts(model_bytes=bytes(5000)))
+    assert list(tmp_path.iterdir()) == []

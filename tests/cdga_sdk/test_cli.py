@@ -1,0 +1,354 @@
+"""The command line: exit codes, one line per error, and what signals and closed pipes do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cdga_sdk import __version__
+from cdga_sdk.cli import run
+from cdga_sdk.image import read_label, write_png
+from cdga_sdk.video.sink import probe
+from cdga_sdk.video.source import VideoSource
+
+Picture = Callable[..., NDArray[np.uint8]]
+Captured = pytest.CaptureFixture[str]
+COMMAND = (sys.executable, "-m", "cdga_sdk")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CDGA_DEBUG", "")
+    return tmp_path
+
+
+@pytest.fixture
+def cdga(tiny_bundle: Path) -> Callable[..., int]:
+    """``cdga("ride.mp4", ...)``: ``segment`` with the tiny model on one thread."""
+    fixed = ["--model", str(tiny_bundle), "--backend", "onnxruntime", "--device", "cpu", "--threads", "1"]
+    return lambda *words: run(["segment", *map(str, words), *fixed])
+
+
+def refused(code: int, words: list[str], capsys: Captured) -> str:
+    """Run a command that must fail: the code, nothing on stdout, one line on stderr, no run folder."""
+    assert run(words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error["), err
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert not Path("runs").exists()
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--frobnicate"], "No such option: --frobnicate"),
+        (["segmnt"], "segmnt"),
+        (["segment"], "Missing argument"),
+        (["segment", "a.mp4"], "no model given; pass --model"),
+        (["segment", "a.mp4", "--modle", "x"], "--model"),
+        (["segment", "a.mp4", "--model", "x", "--alpha", "much"], "--alpha"),
+        (["segment", "a.mp4", "--model", "x", "--alpha", "2"], "alpha is 2.0, wanted 0 to 1"),
+        (["segment", "a.mp4", "--model", "x", "--vid-stride", "0"], "--vid-stride"),
+        (["segment", "a.mp4", "--model", "x", "--threads", "0"], "--threads"),
+        (["segment", "a.mp4", "--model", "x", "--save", "video,mask"], "cannot save 'mask'"),
+        (["evaluate", "x.cdga"], "--data"),
+        (["evaluate", "x.cdga", "--data", "camvid:x", "--classes", "12"], "unknown class set '12'"),
+        (["info"], "Missing argument"),
+    ],
+)
+def test_wrong_words(words: list[str], reason: str, capsys: Captured) -> None:
+    err = refused(2, words, capsys)
+    assert err.startswith("error[E-USAGE]: ")
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--classes", "roads"], "did you mean 'road'"),
+        (["--classes", "99"], "unknown class '99'"),
+        (["--backend", "tf"], "unknown backend 'tf'"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--conf", "7"], "conf is 7.0, wanted 0 to 1"),
+        (["-o", "out", "b.mp4"], "--output names one place"),
+        (["--name", "a/b"], "not a plain folder name"),
+    ],
+)
+def test_wrong_values(words: list[str], reason: str, tiny_bundle: Path, ride: Path, capsys: Captured) -> None:
+    shutil.copy(ride, "b.mp4")
+    assert reason in refused(2, ["segment", str(ride), "--model", str(tiny_bundle), *words], capsys)
+
+
+def test_no_words_show_help(capsys: Captured) -> None:
+    assert run([]) in {0, 2}
+    captured = capsys.readouterr()
+    assert "segment" in captured.out + captured.err
+
+
+def test_help_names_every_command(capsys: Captured) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("train", "export", "segment", "evaluate", "info"))
+    assert run(["segment", "--help"]) == 0
+
+
+def test_version(capsys: Captured) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr() == (f"cdga-sdk {__version__}\n", "")
+
+
+def test_bad_inputs(tiny_bundle: Path, capsys: Captured) -> None:
+    Path("empty.mp4").touch()
+    Path("text.mp4").write_text("no video")
+    Path("folder").mkdir()
+    Path("folder/notes.txt").write_text("notes")
+    os.mkfifo("fifo.mp4")
+    reasons = {
+        "none.mp4": "no such file",
+        "empty.mp4": "the file is empty",
+        "text.mp4": "found text, not a video",
+        "folder": "no images and no videos in this folder",
+        "*.webm": "nothing matches",
+        "fifo.mp4": "FIFO",
+    }
+    for source, reason in reasons.items():
+        err = refused(3, ["segment", source, "--model", str(tiny_bundle)], capsys)
+        assert reason in err
+        assert source in err
+
+
+def test_model_that_is_missing_or_damaged(own_bundle: Path, ride: Path, capsys: Captured) -> None:
+    assert "no such model" in refused(3, ["segment", str(ride), "--model", "none.cdga"], capsys)
+    with (own_bundle / "model.onnx").open("r+b") as graph:
+        graph.seek(1000)
+        graph.write(b"\xff\x00\xff\x00")
+    for words in (["segment", str(ride), "--model", str(own_bundle)], ["info", str(own_bundle)]):
+        err = refused(5, words, capsys)
+        assert err.startswith("error[E-INTEGRITY]")
+        assert "model.onnx" in err
+
+
+def test_video(cdga: Callable[..., int], ride: Path, capsys: Captured) -> None:
+    assert cdga(ride) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("12 frames in ")
+    assert err.endswith("runs/segment/ride\n")
+    info = probe("runs/segment/ride/overlay.mp4")
+    assert (info.num_frames, info.average_rate) == (12, Fraction(25))
+    assert cdga(ride, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert Path("runs/segment/ride2").is_dir()
+
+
+def test_save_masks_and_confidence(cdga: Callable[..., int], ride: Path) -> None:
+    words = ("--save", "masks,conf", "--classes", "road, 13", "--project", "p", "--name", "n", "--vid-stride", "4")
+    assert cdga(ride, *words) == 0
+    assert sorted(p.name for p in Path("p/n").iterdir()) == ["conf", "masks"]
+    masks = sorted(Path("p/n/masks").iterdir())
+    assert [m.name for m in masks] == ["ride_000000.png", "ride_000004.png", "ride_000008.png"]
+    assert all(set(np.unique(read_label(m))) <= {0, 13, 255} for m in masks)
+
+
+def test_range_in_seconds(cdga: Callable[..., int], ride: Path) -> None:
+    assert cdga(ride, "--start", "0.2", "--max-frames", "3", "-o", "out") == 0
+    lines = [json.loads(line) for line in Path("out/stats.jsonl").read_text().splitlines()]
+    assert [line["time_s"] for line in lines] == pytest.approx([0.2, 0.24, 0.28])
+
+
+def test_output_file(cdga: Callable[..., int], ride: Path, capsys: Captured) -> None:
+    assert cdga(ride, "-o", "out.mp4", "--alpha", "0") == 0
+    assert probe("out.mp4").num_frames == 12
+    before = Path("out.mp4").read_bytes()
+    capsys.readouterr()
+    assert cdga(ride, "-o", "out.mp4") == 2
+    assert "already exists" in capsys.readouterr().err
+    assert Path("out.mp4").read_bytes() == before
+    assert cdga(ride, "-o", "out.mp4", "--exist-ok", "--alpha", "1") == 0
+    assert Path("out.mp4").read_bytes() != before
+
+
+def test_input_is_never_written_over(cdga: Callable[..., int], ride: Path, capsys: Captured) -> None:
+    shutil.copy(ride, "own.mp4")
+    assert cdga("own.mp4", "-o", "own.mp4", "--exist-ok") == 2
+    assert "over its own input" in capsys.readouterr().err
+    assert Path("own.mp4").read_bytes() == ride.read_bytes()
+
+
+def test_json(cdga: Callable[..., int], ride: Path, picture: Picture, capsys: Captured) -> None:
+    write_png(Path("a.png"), picture(0))
+    assert cdga(ride, "a.png", "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    video, image = (json.loads(line) for line in out.splitlines())
+    assert (video["status"], video["frames"], image["frames"]) == ("done", 12, 1)
+
+
+def test_folder_and_glob_of_images(cdga: Callable[..., int], picture: Picture) -> None:
+    for index, name in enumerate("abc"):
+        write_png(Path(f"in/{name}.png"), picture(index))
+    assert cdga("in", "--save", "masks,json") == 0
+    assert cdga("in/[ab].png", "--save", "masks") == 0
+    assert sorted(p.name for p in Path("runs/segment/in/masks").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert sorted(p.name for p in Path("runs/segment/in2/masks").iterdir()) == ["a.png", "b.png"]
+
+
+def test_lost_images_are_exit_code_4(cdga: Callable[..., int], picture: Picture, capfd: Captured) -> None:
+    write_png(Path("in/a.png"), picture(0))
+    Path("in/b.png").write_bytes(b"no image")
+    assert cdga("in") == 4
+    assert "error[E-DEGRADED]: in: finished, but 1 unreadable images" in capfd.readouterr().err
+    assert json.loads(Path("runs/segment/in/summary.json").read_text())["status"] == "degraded"
+    assert cdga("in/b.png") == 3
+
+
+def test_cut_video_is_exit_code_4(cdga: Callable[..., int], long_ride: Path, capsys: Captured) -> None:
+    Path("cut.mp4").write_bytes(long_ride.read_bytes()[: long_ride.stat().st_size // 10])
+    assert cdga("cut.mp4", "--save", "json") == 4
+    assert "missing frames" in capsys.readouterr().err
+
+
+def test_info(tiny_bundle: Path, tiny_run: Path, capsys: Captured) -> None:
+    assert run(["info", str(tiny_bundle)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "64,128 (height,width)" in out
+    assert run(["info", str(tiny_bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "bundle"
+    assert run(["info", str(tiny_run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "checkpoint"
+    assert run(["info", "none.cdga"]) == 3
+
+
+def test_info_is_one_line_per_fact(own_bundle: Path, capsys: Captured) -> None:
+    odd = own_bundle.rename(own_bundle.with_name("odd\n\x1b[31m.cdga"))
+    assert run(["info", str(odd)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert all("  " in line for line in out.splitlines())
+
+
+@pytest.fixture
+def labelled(picture: Picture) -> str:
+    """A labelled folder of two frames that are all road."""
+    for index, name in enumerate("ab"):
+        write_png(Path(f"data/images/{name}.png"), picture(index))
+        write_png(Path(f"data/labels/{name}.png"), np.zeros((64, 128), np.uint8))
+    return "folder:data"
+
+
+def test_evaluate(own_bundle: Path, labelled: str, capsys: Captured) -> None:
+    Path("x[").mkdir()
+    own_bundle.rename("x[/b].cdga")
+    words = ["evaluate", "x[/b].cdga", "--data", labelled, "--backend", "onnxruntime", "--classes", "common11"]
+    assert run([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    record = json.loads(out)
+    assert (record["frames"], record["classes"], record["backend"]) == (2, "common11", "onnxruntime cpu fp32")
+    assert 0 <= record["accuracy"] <= 100
+    assert set(record["iou"]) >= {"road", "two_wheeler"}
+    assert run([*words, "--min-miou", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "pixel accuracy" in err
+    assert "x[/b].cdga on folder:data" in err
+    assert run([*words, "--quiet", "--min-miou", "100.5"]) == 7
+    assert capsys.readouterr().err.startswith("error[E-GATE]: mIoU ")
+
+
+def test_train_and_export_reach_their_packages(tiny_run: Path, capsys: Captured) -> None:
+    assert run(["train", "no_such_preset"]) in {2, 3}
+    assert run(["export", str(tiny_run)]) in {0, 2}
+    assert run(["export", "none", "-o", "out.cdga"]) == 3
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: Captured) -> None:
+    assert run(["--debug", "info", "none.cdga"]) == 3
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error[E-INPUT]")
+
+
+def test_our_own_bugs_are_one_line_too(tiny_bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No known input makes a bug: a command that has one is put in.
+    def broken(path: Path) -> dict[str, object]:
+        raise failures.pop()
+
+    monkeypatch.setattr("cdga_sdk.info.describe", broken)
+    failures: list[Exception] = [MemoryError(), ZeroDivisionError("two\nlines")]
+    assert "internal error (ZeroDivisionError: two lines)" in refused(1, ["info", "x"], capsys)
+    assert "error[E-RESOURCE]: out of memory" in refused(6, ["info", "x"], capsys)
+
+
+def start(*words: str, **options: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *words], stdout=options.get("stdout", subprocess.PIPE), stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, number: signal.Signals, code: int) -> None:
+    stats = Path("out/stats.partial.jsonl")
+    words = ("--model", str(tiny_bundle), "--backend", "onnxruntime", "--threads", "1", "-o", "out")
+    with start("segment", str(long_ride), *words) as process:
+        deadline = time.monotonic() + 30
+        while not (stats.exists() and stats.stat().st_size) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        sent = time.monotonic()
+        out, err = process.communicate(timeout=10)
+        assert time.monotonic() - sent < 2
+    assert process.returncode == code
+    assert out == ""
+    assert err.startswith("error[E-INTERRUPTED]: ")
+    assert err.count("\n") == 1
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "overlay.partial.mp4",
+        "stats.partial.jsonl",
+        "summary.json",
+    ]
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert 0 < summary["frames"] < 3000
+    with VideoSource("out/overlay.partial.mp4") as frames:
+        # The few packets in hand when the signal arrives may be lost, or one frame not yet be counted.
+        assert summary["frames"] - 5 <= sum(1 for _ in frames) <= summary["frames"] + 1
+
+
+def test_bad_image_is_one_line(tiny_bundle: Path) -> None:
+    Path("a.tiff").write_bytes(b"II*\x00\xff\xff\x00\x00" + bytes(50))  # OpenCV would say a line of its own
+    with start("segment", "a.tiff", "--model", str(tiny_bundle), "--backend", "onnxruntime") as process:
+        err = process.communicate(timeout=20)[1]
+    assert err == "error[E-INPUT]: a.tiff: not an image that can be decoded; check the file, or remove it\n"
+    assert process.returncode == 3
+
+
+@pytest.mark.parametrize("words", [("info",), ("info", "--json"), ("--version",)])
+def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    model = (str(tiny_bundle),) if words[0] == "info" else ()
+    with start(*words, *model, stdout=writer) as process:
+        os.close(writer)
+        assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 141

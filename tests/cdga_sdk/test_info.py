@@ -1,0 +1,48 @@
+"""What `describe` says of bundles and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.errors import InputError, IntegrityError, ModelError
+from cdga_sdk.info import describe
+
+
+def test_bundle(tiny_bundle: Path) -> None:
+    facts = describe(tiny_bundle)
+    assert facts["kind"] == "bundle"
+    assert facts["sha256"] == Bundle.open(tiny_bundle).sha256
+    assert facts["model_size_mb"] == round((tiny_bundle / "model.onnx").stat().st_size / 1e6, 2)
+    assert facts["imgsz"] == "64,128 (height,width)"
+    assert (facts["classes"], facts["golden_frames"], facts["precision"]) == (19, 8, "fp32")
+    assert (facts["arm"], facts["iterations"], facts["seed"]) == ("cdga with FDA", 12, 0)
+    assert str(facts["parity"]).startswith("onnxruntime cpu fp32 = torch ")
+
+
+def test_checkpoint_and_its_folder(tiny_run: Path) -> None:
+    facts = describe(tiny_run)
+    assert facts["kind"] == "checkpoint"
+    assert facts["iteration"] == "12 of 12"
+    assert facts["imgsz"] == "64,128 (height,width)"
+    assert (facts["arm"], facts["model"], facts["classes"]) == ("cdga", "efficientvit_b0", 19)
+
+
+def test_bundle_under_another_name(own_bundle: Path) -> None:
+    renamed = own_bundle.rename(own_bundle.with_name("renamed"))
+    assert describe(renamed)["kind"] == "bundle"
+
+
+def test_refusals(own_bundle: Path, tmp_path: Path) -> None:
+    (own_bundle / "CARD.md").write_text("other")
+    with pytest.raises(IntegrityError):
+        describe(own_bundle)
+    with pytest.raises(InputError):
+        describe(tmp_path / "none.cdga")
+    with pytest.raises(InputError):
+        describe(tmp_path / "none")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    with pytest.raises(ModelError):
+        describe(tmp_path / "text.pt")

@@ -1,0 +1,196 @@
+"""From words on the command line to runs: how sources are sorted, and where their outputs go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.image import write_png
+from cdga_sdk.segment_run import SegmentRequest, Work, find_work, run_segment
+from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.pipeline import VideoOptions
+
+Picture = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ride: Path, picture: Picture) -> Path:
+    """A working folder with ``media``: two clips, two images and a text."""
+    monkeypatch.chdir(tmp_path)
+    media = tmp_path / "media"
+    media.mkdir()
+    for name in ("b.mp4", "c.MP4"):
+        shutil.copy(ride, media / name)
+    for index, name in enumerate(("a.png", "d.png")):
+        write_png(media / name, picture(index))
+    (media / "notes.txt").write_text("notes")
+    return tmp_path
+
+
+def request(*sources: str, **changes: Any) -> SegmentRequest:
+    made: dict[str, Any] = {
+        "sources": sources,
+        "output": None,
+        "save": ("video", "json"),
+        "project": Path("runs"),
+        "name": None,
+        "exist_ok": False,
+        "options": VideoOptions(max_frames=2),
+    }
+    return SegmentRequest(**(made | changes))
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_folder_gives_its_images_as_one_run_and_each_video(place: Path) -> None:
+    media = Path("media")
+    assert find_work(["media"]) == [
+        Work(name="media", images=(media / "a.png", media / "d.png")),
+        Work(name="b", video=media / "b.mp4"),
+        Work(name="c", video=media / "c.MP4"),
+    ]
+    os.chdir("media")
+    assert [w.name for w in find_work(["."])] == ["media", "b", "c"]
+
+
+def test_files_and_globs(place: Path) -> None:
+    media = Path("media")
+    assert find_work(["media/a.png"]) == [Work(name="a", images=(media / "a.png",))]
+    assert find_work(["media/b.mp4"]) == [Work(name="b", video=media / "b.mp4")]
+    assert find_work(["media/*.png"]) == [Work(name="media", images=(media / "a.png", media / "d.png"))]
+    assert [w.name for w in find_work([str(place / "media/*.mp4"), "**/a.png"])] == ["b", "a"]
+
+
+def test_a_name_that_says_nothing_is_left_to_the_decoder(place: Path) -> None:
+    assert find_work(["media/notes.txt"]) == [Work(name="notes", video=Path("media/notes.txt"))]
+
+
+def test_a_name_with_brackets_is_a_name_first(place: Path) -> None:
+    (place / "media/a.png").rename(place / "media/[ab].png")
+    assert find_work(["media/[ab].png"]) == [Work(name="[ab]", images=(Path("media/[ab].png"),))]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("none.mp4", "no such file or folder"), ("media/*.webm", "nothing matches"), ("empty", "no images and no videos")],
+)
+def test_nothing_to_segment(place: Path, source: str, reason: str) -> None:
+    (place / "empty").mkdir()
+    with pytest.raises(InputError, match=reason) as caught:
+        find_work([source])
+    assert caught.value.where == source
+
+
+def test_each_source_gets_a_run(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(segmenter, request("media"))
+    assert everything(place / "runs") == [
+        "b/overlay.mp4",
+        "b/stats.jsonl",
+        "b/summary.json",
+        "c/overlay.mp4",
+        "c/stats.jsonl",
+        "c/summary.json",
+        "media/overlay/a.jpg",
+        "media/overlay/d.jpg",
+        "media/stats.jsonl",
+        "media/summary.json",
+    ]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(" · ")[1] for line in err.splitlines()] == ["runs/media", "runs/b", "runs/c"]
+
+
+def test_runs_are_numbered_unless_told(segmenter: Segmenter, place: Path) -> None:
+    for _ in range(2):
+        run_segment(segmenter, request("media/a.png", quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "a2"]
+    run_segment(segmenter, request("media/a.png", exist_ok=True, name="a", quiet=True))
+    run_segment(segmenter, request("media/a.png", name="mine", quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "a2", "mine"]
+
+
+def test_output_names_a_folder(segmenter: Segmenter, place: Path) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("out/here"), quiet=True))
+    assert everything(place / "out") == ["here/overlay.mp4", "here/stats.jsonl", "here/summary.json"]
+    assert not Path("runs").exists()
+
+
+def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
+    wanted = request("media/b.mp4", output=Path("own.mp4"), quiet=True)
+    run_segment(segmenter, wanted)
+    assert everything(place / "runs") == ["b/stats.jsonl", "b/summary.json"]
+    first = Path("own.mp4").read_bytes()
+    with pytest.raises(UsageError, match="already exists"):
+        run_segment(segmenter, wanted)
+    assert Path("own.mp4").read_bytes() == first
+    run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), exist_ok=True, quiet=True))
+
+
+def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
+    with pytest.raises(UsageError, match="--output names one place, got 3 sources"):
+        run_segment(segmenter, request("media", output=Path("out")))
+    with pytest.raises(UsageError, match=r"-o NAME\.mp4 is for a video"):
+        run_segment(segmenter, request("media/a.png", output=Path("out.mp4")))
+    assert [p.name for p in place.iterdir()] == ["media"]
+
+
+def test_bad_source_leaves_no_folder(segmenter: Segmenter, place: Path) -> None:
+    with pytest.raises(InputError, match="found text, not a video"):
+        run_segment(segmenter, request("media/notes.txt"))
+    assert not Path("runs").exists()
+
+
+def test_json_is_all_that_stdout_carries(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(segmenter, request("media", as_json=True))
+    out, err = capsys.readouterr()
+    assert err == ""
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [r["frames"] for r in records] == [2, 2, 2]
+    assert [r["folder"] for r in records] == ["runs/media", "runs/b", "runs/c"]
+    assert all(r["fps"] > 0 for r in records)
+
+
+def test_losses_are_said_after_all_is_done(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "media/a.png").write_bytes(b"no image")
+    with pytest.raises(DegradedError, match="1 unreadable images"):
+        run_segment(segmenter, request("media"))
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_names_cannot_speak_to_the_terminal(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "media/b.mp4").rename(place / "media/red\x1b[31m\nnext.mp4")
+    run_segment(segmenter, request(*map(str, (place / "media").glob("red*"))))
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_names_that_are_no_text(segmenter: Segmenter, place: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 %03d.png")
+    (place / "media/a.png").rename(place / "media" / name)
+    run_segment(segmenter, request(f"media/{name}", save=("video", "masks", "conf", "json")))
+    folder = Path("runs") / Path(name).stem
+    assert (folder / "masks" / name).is_file()
+    assert json.loads((folder / "summary.json").read_text())["source"] == f"media/{name}"
+
+
+@pytest.mark.parametrize("name", ["東" * 80 + ".mp4", "a" * 230 + ".mp4", "-x.mp4", "a b.mp4"])
+def test_long_and_odd_names_of_videos(segmenter: Segmenter, place: Path, name: str) -> None:
+    (place / "media/b.mp4").rename(place / "media" / name)
+    run_segment(segmenter, request(f"media/{name}", save=("video", "masks", "json"), quiet=True))
+    assert len(everything(place / "runs")) == 5

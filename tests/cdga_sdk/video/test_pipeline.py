@@ -1,0 +1,345 @@
+"""Run folders: what lies in them after a good end, a bad one, and a broken one."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.image import read_image_bgr, read_label, write_png
+from cdga_sdk.overlay import draw_overlay
+from cdga_sdk.result import SegResult
+from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.pipeline import (
+    RunSummary,
+    SaveWhat,
+    VideoOptions,
+    _Percentiles,
+    parse_save,
+    raise_if_degraded,
+    segment_images,
+    segment_video,
+)
+from cdga_sdk.video.sink import probe
+from cdga_sdk.video.source import VideoSource
+
+Clip = Callable[..., Path]
+Picture = Callable[..., NDArray[np.uint8]]
+FullDisk = Callable[[int], AbstractContextManager[None]]
+EVERYTHING: tuple[SaveWhat, ...] = ("video", "masks", "conf", "json")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(segmenter: Segmenter, source: Path, folder: Path, **options: Any) -> RunSummary:
+    wanted: dict[str, Any] = {"save": ("video", "json"), "options": VideoOptions()}
+    return segment_video(segmenter, source, folder, **(wanted | options))
+
+
+def frames_of(path: Path) -> list[NDArray[np.uint8]]:
+    with VideoSource(path) as frames:
+        return [f.image_bgr for f in frames]
+
+
+def stop_after(count: int, error: BaseException) -> Callable[[SegResult], None]:
+    def on_frame(result: SegResult) -> None:
+        if result.frame == count:
+            raise error
+
+    return on_frame
+
+
+def test_video_run_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    summary = run(segmenter, ride, tmp_path / "run", save=EVERYTHING)
+    each = [f"ride_{i:06d}.png" for i in range(12)]
+    assert names(tmp_path / "run") == sorted(
+        ["overlay.mp4", "stats.jsonl", "summary.json", *(f"{d}/{n}" for d in ("masks", "conf") for n in each)]
+    )
+    assert summary.status == "done"
+    assert summary.outputs == ["conf", "masks", "overlay.mp4", "stats.jsonl"]
+    info = probe(tmp_path / "run/overlay.mp4")
+    assert (info.num_frames, info.average_rate, info.size_wh) == (12, Fraction(25), (128, 64))
+    assert info.duration_s == pytest.approx(12 / 25)
+
+
+def test_masks_confidences_and_overlay_are_the_results(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    results: list[SegResult] = []
+    options = VideoOptions(alpha=0.7, crf=10)
+    run(segmenter, ride, tmp_path, save=EVERYTHING, options=options, on_frame=results.append)
+    for index, (result, shown) in enumerate(zip(results, frames_of(tmp_path / "overlay.mp4"), strict=True)):
+        np.testing.assert_array_equal(read_label(tmp_path / f"masks/ride_{index:06d}.png"), result.mask)
+        np.testing.assert_array_equal(read_label(tmp_path / f"conf/ride_{index:06d}.png"), result.confidence)
+        wanted = draw_overlay(result.image_bgr, result.mask, alpha=0.7)
+        assert np.abs(shown.astype(int) - wanted).mean() < 12
+
+
+def test_stats_and_summary(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    results: list[SegResult] = []
+    summary = run(segmenter, ride, tmp_path, on_frame=results.append)
+    stats = lines(tmp_path / "stats.jsonl")
+    assert [s["frame"] for s in stats] == list(range(12))
+    for line, result in zip(stats, results, strict=True):
+        assert line["source"] == str(ride)
+        assert line["time_s"] == pytest.approx(result.time_s)
+        assert line["share"] == pytest.approx(result.shares(), abs=1e-5)
+        assert line["mean_confidence"] == pytest.approx(result.probability.mean(), abs=1e-3)
+        assert list(line["ms"]) == ["decode", "preprocess", "inference", "postprocess", "write"]
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert record["status"] == "done"
+    assert (record["frames"], record["expected_frames"]) == (12, 12)
+    assert record["lost"] == {"corrupt_packets": 0, "corrupt_frames": 0, "missing_frames": 0}
+    assert (record["backend"], record["model"]) == (segmenter.backend_name, segmenter.model_id)
+    assert record["fps"] == pytest.approx(12 / record["wall_s"], rel=0.01)
+    assert list(record["mean_share"]) == list(segmenter.names)
+    assert sum(record["mean_share"].values()) == pytest.approx(1, abs=1e-3)
+    first = segmenter.names[0]
+    assert record["mean_share"][first] == pytest.approx(np.mean([r.shares().get(first, 0) for r in results]), abs=1e-5)
+    assert record["mean_confidence"] == pytest.approx(np.mean([r.probability.mean() for r in results]), abs=1e-3)
+    assert record["stage_ms_p50"].keys() == record["stage_ms_p95"].keys()
+    assert summary.line().startswith(f"12 frames in {summary.wall_s:.1f} s ({summary.fps:.1f} fps; decode ")
+    assert summary.line().endswith(f"onnxruntime cpu fp32) · {tmp_path}")
+
+
+def test_part_of_a_video_expects_nothing(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    summary = run(segmenter, ride, tmp_path, options=VideoOptions(vid_stride=3))
+    assert (summary.frames, summary.expected_frames, summary.status) == (4, None, "done")
+    info = probe(tmp_path / "overlay.mp4")
+    assert (info.num_frames, info.average_rate) == (4, Fraction(25, 3))
+    assert run(segmenter, ride, tmp_path / "b", options=VideoOptions(max_frames=2)).frames == 2
+
+
+def test_saving_nothing_but_masks(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    run(segmenter, ride, tmp_path, save=("masks",))
+    assert [p.name for p in tmp_path.iterdir()] == ["masks"]
+
+
+def test_overlay_beside_the_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    run(segmenter, ride, tmp_path / "run", video_path=tmp_path / "own.mp4")
+    assert names(tmp_path) == ["own.mp4", "run/stats.jsonl", "run/summary.json"]
+
+
+def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run(segmenter, ride, tmp_path, options=VideoOptions(start_s=100))
+    assert not {"overlay.mp4", "stats.jsonl", "summary.json"} & set(names(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {})])
+def test_cut_video_is_finished_and_said_to_be_short(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, options: dict[str, str]
+) -> None:
+    whole = clip(f"whole_{name}", num_frames=60, **options)
+    cut = tmp_path / name
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.6)])
+    summary = run(segmenter, cut, tmp_path / "run")
+    assert 25 <= summary.frames < 60
+    assert probe(tmp_path / "run/overlay.mp4").num_frames == summary.frames
+    assert len(lines(tmp_path / "run/stats.jsonl")) == summary.frames
+    assert summary.status == "degraded"
+    assert sum(summary.lost.values()) > 0
+    if summary.lost["missing_frames"]:
+        assert summary.expected_frames is not None
+        assert summary.frames + summary.lost["missing_frames"] == summary.expected_frames == 60
+    with pytest.raises(DegradedError, match=r"finished, but \d+ (missing|corrupt) (frames|packets)") as caught:
+        raise_if_degraded(summary)
+    assert caught.value.exit_code == 4
+
+
+def test_damage_within_a_video_is_counted(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    path = clip("ride.ts", num_frames=60)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(data) // 3, len(data) // 2, 60):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    summary = run(segmenter, path, tmp_path / "run")
+    assert summary.status == "degraded"
+    assert summary.lost["corrupt_packets"] + summary.lost["corrupt_frames"] > 0
+    assert json.loads((tmp_path / "run/summary.json").read_text())["lost"] == summary.lost
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (InterruptedRunError("terminated", terminated=True), "interrupted"),
+        (ValueError("mine"), "failed"),
+        (OSError(errno.EIO, "mine"), "failed"),
+    ],
+)
+def test_stopped_run_keeps_what_was_made(
+    segmenter: Segmenter, ride: Path, tmp_path: Path, error: BaseException, status: str
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        run(segmenter, ride, tmp_path, save=EVERYTHING, on_frame=stop_after(7, error))
+    assert caught.value is error
+    top = sorted(p.name for p in tmp_path.iterdir())
+    assert top == ["conf", "masks", "overlay.partial.mp4", "stats.partial.jsonl", "summary.json"]
+    assert len(frames_of(tmp_path / "overlay.partial.mp4")) == 7
+    assert len(lines(tmp_path / "stats.partial.jsonl")) == 7
+    assert len(names(tmp_path / "masks")) == 7
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert (record["status"], record["frames"]) == (status, 7)
+
+
+def test_second_run_replaces_the_partial_files(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter, ride, tmp_path, on_frame=stop_after(3, KeyboardInterrupt()))
+    run(segmenter, ride, tmp_path)
+    assert names(tmp_path) == ["overlay.mp4", "stats.jsonl", "summary.json"]
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"
+
+
+def test_stopped_before_the_first_frame(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter, ride, tmp_path, on_frame=stop_after(0, KeyboardInterrupt()))
+    assert names(tmp_path) == []
+
+
+def test_full_disk(segmenter: Segmenter, clip: Clip, tmp_path: Path, full_disk_after: FullDisk) -> None:
+    path = clip("ride.mp4", num_frames=40, size_wh=(320, 240))
+    with full_disk_after(60_000), pytest.raises(ResourceError) as caught:
+        run(segmenter, path, tmp_path / "run", options=VideoOptions(crf=1))
+    assert caught.value.exit_code == 6
+    assert "overlay.mp4" not in names(tmp_path / "run")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_full_disk_for_a_mask(segmenter: Segmenter, ride: Path, tmp_path: Path, full_disk_after: FullDisk) -> None:
+    with full_disk_after(20), pytest.raises(ResourceError):
+        run(segmenter, ride, tmp_path / "run", save=("masks",))
+    assert names(tmp_path / "run") == []
+
+
+def test_folder_that_cannot_be_made(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write"):
+        run(segmenter, ride, tmp_path / "file" / "run")
+    (tmp_path / "run/stats.partial.jsonl").mkdir(parents=True)
+    with pytest.raises(UsageError, match="Is a directory"):
+        run(segmenter, ride, tmp_path / "run")
+
+
+def test_what_is_no_video(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("hello")
+    with pytest.raises(InputError, match="found text"):
+        run(segmenter, tmp_path / "text.mp4", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def photos(tmp_path: Path, picture: Picture) -> list[Path]:
+    paths = [tmp_path / "in" / f"{n}.png" for n in ("a", "b", "c")]
+    for index, path in enumerate(paths):
+        write_png(path, picture(index, (100 + index, 60)))
+    return paths
+
+
+def test_image_run_folder(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    summary = segment_images(segmenter, photos, tmp_path / "run", save=EVERYTHING, alpha=0.25)
+    each = [f"{d}/{n}.{s}" for d, s in (("overlay", "jpg"), ("masks", "png"), ("conf", "png")) for n in "abc"]
+    assert names(tmp_path / "run") == sorted([*each, "stats.jsonl", "summary.json"])
+    assert (summary.status, summary.frames, summary.expected_frames) == ("done", 3, 3)
+    assert summary.source == str(tmp_path / "in")
+    for path in photos:
+        result = segmenter(path)
+        np.testing.assert_array_equal(read_label(tmp_path / f"run/masks/{path.stem}.png"), result.mask)
+        np.testing.assert_array_equal(read_label(tmp_path / f"run/conf/{path.stem}.png"), result.confidence)
+        shown = read_image_bgr(tmp_path / f"run/overlay/{path.stem}.jpg")
+        assert np.abs(shown.astype(int) - result.plot(0.25)).mean() < 12
+    stats = lines(tmp_path / "run/stats.jsonl")
+    assert [(s["source"], s["frame"], s["time_s"]) for s in stats] == [(str(p), i, None) for i, p in enumerate(photos)]
+
+
+def test_images_of_equal_stems_do_not_meet(segmenter: Segmenter, picture: Picture, tmp_path: Path) -> None:
+    paths = [tmp_path / d for d in ("x/a.png", "x/a.bmp.png", "x/a_bmp.png", "y/a.png", "y/a.bmp.png", "z/a.png")]
+    for index, path in enumerate(paths):
+        write_png(path, picture(index))
+    segment_images(segmenter, paths, tmp_path / "run", save=("masks",))
+    written = names(tmp_path / "run/masks")
+    assert len(written) == 6
+    assert {"a.png", "a.bmp.png", "a_bmp.png", "a_png.png"} <= set(written)
+
+
+def test_one_image_is_its_own_source(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    seen: list[SegResult] = []
+    summary = segment_images(segmenter, photos[:1], tmp_path / "run", save=("json",), on_frame=seen.append)
+    assert summary.source == str(photos[0])
+    assert len(seen) == 1
+
+
+def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    photos[1].write_bytes(photos[1].read_bytes()[:200])
+    summary = segment_images(segmenter, photos, tmp_path / "run", save=("masks", "json"))
+    assert (summary.status, summary.frames, summary.lost) == ("degraded", 2, {"unreadable_images": 1})
+    assert names(tmp_path / "run/masks") == ["a.png", "c.png"]
+    assert lines(tmp_path / "run/stats.jsonl")[1] == {
+        "source": str(photos[1]),
+        "error": "not an image that can be decoded",
+    }
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images; see summary\.json"):
+        raise_if_degraded(summary)
+
+
+def test_only_bad_images(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    for path in photos:
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError) as caught:
+        segment_images(segmenter, photos, tmp_path / "run", save=EVERYTHING)
+    assert caught.value.where == str(photos[0])
+    assert names(tmp_path / "run") in ([], ["stats.partial.jsonl"])
+
+
+def test_good_run_is_not_degraded(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    raise_if_degraded(run(segmenter, ride, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "save"),
+    [("video,json", ("video", "json")), (" masks , conf,masks", ("masks", "conf")), ("json,video", ("video", "json"))],
+)
+def test_parse_save(text: str, save: tuple[str, ...]) -> None:
+    assert parse_save(text) == save
+
+
+def test_parse_save_refuses_other_words() -> None:
+    with pytest.raises(UsageError, match="--save: cannot save 'mask'; use any of video,masks,conf,json"):
+        parse_save("video,mask")
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_is_a_share(alpha: float) -> None:
+    with pytest.raises(UsageError, match="wanted 0 to 1"):
+        VideoOptions(alpha=alpha)
+
+
+def test_percentiles_are_within_two_percent() -> None:
+    times = _Percentiles()
+    assert times.at(0.5) == 0
+    values = np.random.default_rng(0).lognormal(1, 1, 5000)
+    for value in values:
+        times.add(float(value))
+    for share in (0.5, 0.95):
+        assert times.at(share) == pytest.approx(float(np.quantile(values, share)), rel=0.02)
+    times.add(0.0)
+    times.add(1e30)
+    assert times.at(1.0) > 1e6
+
+
+def test_empty_summary() -> None:
+    assert RunSummary(status="done", source="a", folder="b", frames=0).fps == 0
