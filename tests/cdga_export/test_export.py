@@ -80,6 +80,7 @@ def test_an_existing_output_is_kept_unless_told(
     assert export(tiny_run, "-o", output) == 2
     assert "pass --exist-ok to replace it" in capsys.readouterr().err
     assert [p.name for p in output.iterdir()] == ["mine.txt"]
+    (output / "SHA256SUMS").touch()  # now it is a bundle, if a damaged one
     assert run(["export", str(tiny_run), "-o", str(output), "--exist-ok"]) == 0
     assert not (output / "mine.txt").exists()
     assert len(Bundle.open(output).golden_frames()) == 8

@@ -78,12 +78,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_a_checkpoint_takes_no_backend(tiny_run: Path, folder: Path) -> None:
+    for flag in (["--backend", "onnxruntime"], ["--device", "cdua"]):
+        assert run(["evaluate", str(tiny_run), "--data", f"folder:{folder}", *flag]) == 2
+
+
 def test_bundle_and_checkpoint_agree(
     tiny_run: Path, tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = []
     for model in (tiny_run, tiny_run / "last.safetensors", tiny_bundle):
-        assert run(["evaluate", str(model), "--data", f"folder:{folder}", "--backend", "onnxruntime", "--json"]) == 0
+        backend = ["--backend", "onnxruntime"] if model == tiny_bundle else []
+        assert run(["evaluate", str(model), "--data", f"folder:{folder}", "--json", *backend]) == 0
         out = capsys.readouterr()
         assert out.err == ""
         records.append(json.loads(out.out))
