@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, UsageError, one_line
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, UsageError, one_line
 
 if TYPE_CHECKING:
     from cdga_sdk.metrics import Scores
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
+
+# Libraries that a base install lacks, and the extra that brings each.
+_EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
 
 app = typer.Typer(
     name="cdga",
@@ -220,11 +223,12 @@ def run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # Typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        return _missing_module(error)
     except MemoryError:
         return _fail("E-RESOURCE", "out of memory; use a smaller imgsz or batch", 6)
     except Exception as error:  # noqa: BLE001 - the last door: a bug of ours, said in one line
-        text = f"internal error ({type(error).__name__}: {one_line(error)}); please report it with --debug's output"
-        return _fail("E-BUG", text, 1)
+        return _bug(error)
 
 
 def _fail(code: str, message: str, exit_code: int) -> int:
@@ -232,6 +236,18 @@ def _fail(code: str, message: str, exit_code: int) -> int:
         traceback.print_exc()
     typer.echo(f"error[{code}]: {message}", err=True)
     return exit_code
+
+
+def _missing_module(error: ModuleNotFoundError) -> int:
+    if error.name not in _EXTRA_OF:
+        return _bug(error)
+    missing = MissingExtraError(error.name, _EXTRA_OF[error.name])
+    return _fail(missing.code, str(missing), missing.exit_code)
+
+
+def _bug(error: Exception) -> int:
+    text = f"internal error ({type(error).__name__}: {one_line(error)}); please report it with --debug's output"
+    return _fail("E-BUG", text, 1)
 
 
 def _interrupted() -> int:

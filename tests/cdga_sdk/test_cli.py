@@ -352,3 +352,18 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
         os.close(writer)
         assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train"], ["export", "run", "-o", "m.cdga"], ["info", "run"], ["evaluate", "run", "--data", "streets:day"]],
+)
+def test_without_torch_a_command_names_the_extra(words: list[str], tmp_path: Path) -> None:
+    # As in a base install: an interpreter in which torch cannot be found.
+    code = "import sys; sys.modules['torch'] = None; from cdga_sdk.cli import run; sys.exit(run(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error[E-EXTRA]: 'torch' is needed here; pip install 'cdga-sdk[train]'\n"
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ import typer
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import InputError, MissingExtraError, UsageError
+from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config
 from cdga_train.presets import PRESETS
@@ -29,11 +29,9 @@ def run_training(
     """Train and return the last checkpoint. Overrides: first ``words`` behind the preset or file, then ``flags``.
 
     Raises:
-        MissingExtraError: torch is not installed.
         UsageError: An unknown preset, key or value.
         CdgaError: As `cdga_train.loop.train` does.
     """
-    _need_torch()
     from cdga_train.checkpoint import find_checkpoint, load_checkpoint
     from cdga_train.loop import METRICS, Progress, train
 
@@ -88,13 +86,6 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     if not file.is_file():
         raise InputError("no such configuration file", where=file)
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("torch", "train") from error
 
 
 def _losses(values: dict[str, float]) -> str:
