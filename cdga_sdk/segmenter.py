@@ -10,7 +10,7 @@ from typing import Self, overload
 
 import numpy as np
 
-from cdga_sdk.backends.base import open_backend
+from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.bundle import Bundle, Manifest
 from cdga_sdk.errors import UsageError
 from cdga_sdk.image import read_image_bgr

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.backends.base import Backend, open_backend
+from cdga_sdk.backends.base import Backend
+from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.backends.onnx_runtime import cuda_driver_present, usable_cpus
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
