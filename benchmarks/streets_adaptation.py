@@ -33,6 +33,7 @@ from rich.table import Table
 from cdga_export.export import export_checkpoint
 from cdga_sdk import Segmenter
 from cdga_sdk.atomic import write_text
+from cdga_sdk.errors import CdgaError
 from cdga_sdk.image import write_png
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.opencv import cv2
@@ -87,7 +88,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--show", action="store_true", help="export, segment a clip and draw the picture")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    return parser.parse_args()
+    options = parser.parse_args()
+    unknown = set(options.arms) - set(ARMS)
+    if unknown or (options.show and set(options.arms) != set(ARMS)):
+        parser.error(f"arms are {','.join(ARMS)}; --show needs all of them")
+    return options
 
 
 def _config(arm: str, seed: int, overrides: Sequence[str]) -> TrainConfig:
@@ -215,4 +220,9 @@ def _panel(title: str, image_bgr: UInt8Array) -> UInt8Array:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CdgaError as error:
+        sys.exit(f"error[{error.code}]: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -22,6 +22,8 @@ from cdga_train.presets import PRESETS
 
 __all__ = ["configure", "run_training"]
 
+_FREE_ON_RESUME = ("iters", "device", "workers", "cache_gib", "log_every", "save_every")
+
 
 def run_training(
     words: Sequence[str], flags: Sequence[str], *, resume: str | None, project: Path, name: str | None, quiet: bool
@@ -43,6 +45,7 @@ def run_training(
     else:
         config = load_config(checkpoint.config, None, [*words, *flags])
         folder = find_checkpoint(Path(resume or "")).parent
+        _refuse_other_run(checkpoint.config, config)
         if checkpoint.iteration >= config.iters:
             raise UsageError(
                 f"nothing to do: {checkpoint.iteration} of {config.iters} iterations are done", where=resume
@@ -86,6 +89,22 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     if not file.is_file():
         raise InputError("no such configuration file", where=file)
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
+
+
+def _refuse_other_run(before: TrainConfig, after: TrainConfig) -> None:
+    """Hold a resumed run to its own configuration; its length and the machine's settings are free.
+
+    Raises:
+        UsageError: Something else was changed.
+    """
+    old, new = config_as_dict(before), config_as_dict(after)
+    changed = [key for key in old if key not in _FREE_ON_RESUME and old[key] != new[key]]
+    if changed:
+        raise UsageError(
+            f"a resumed run keeps its {', '.join(changed)}",
+            where="--resume",
+            fix=f"start a new run, or change only {', '.join(_FREE_ON_RESUME)}",
+        )
 
 
 def _losses(values: dict[str, float]) -> str:
