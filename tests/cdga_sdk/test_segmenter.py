@@ -160,7 +160,7 @@ def test_classes_are_kept_by_name_and_id(tiny_bundle: Path, segmenter: Segmenter
 )
 def test_wrong_arguments(tiny_bundle: Path, options: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        Segmenter(tiny_bundle, **options)  # type: ignore[arg-type]
+        Segmenter(tiny_bundle, **options)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_missing_model() -> None:
@@ -192,7 +192,7 @@ def test_stream_may_be_left_early(segmenter: Segmenter, ride: Path) -> None:
     for _ in range(30):
         frames = segmenter.stream(ride)
         next(frames)
-        frames.close()  # type: ignore[attr-defined]
+        frames.close()  # type: ignore[attr-defined]  # it is a generator
 
 
 def test_process_video_into_a_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:

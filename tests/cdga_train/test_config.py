@@ -188,7 +188,7 @@ def test_round_trip_through_json() -> None:
 
 def test_frozen_and_the_papers_defaults() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        BASE.iters = 1  # type: ignore[misc]
+        BASE.iters = 1  # type: ignore[misc]  # frozen: that is the test
     losses = LossWeights()
     assert (losses.semantic_consistency, losses.orthogonality, losses.adversarial) == (1e-3, 1e-3, 1e-3)
     assert (losses.class_equivalence, losses.tau) == (1e-4, 0.05)

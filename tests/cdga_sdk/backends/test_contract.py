@@ -175,7 +175,7 @@ def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) 
     assert (opened.infer(golden[0][:1])[0] == golden[1][:1]).mean() >= 0.9999
     if not cuda_driver_present():
         try:
-            import openvino  # noqa: F401
+            import openvino  # noqa: F401 - is it there at all
         except ImportError:
             assert opened.name == "onnxruntime cpu fp32"
         else:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -342,21 +341,3 @@ def decoded_until_broken(path: Path) -> list[int]:
     """Frames of a file that a full disk cut off."""
     with VideoSource(path) as source:
         return [f.pts for f in source]
-
-
-@pytest.fixture
-def full_disk_after() -> FullDisk:
-    """Context manager: no file of this process may grow beyond so many bytes (EFBIG stands in for a full disk)."""
-
-    @contextlib.contextmanager
-    def limited(num_bytes: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            signal.signal(signal.SIGXFSZ, handler)
-
-    return limited
