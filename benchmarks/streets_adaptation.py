@@ -41,17 +41,19 @@ from cdga_sdk.overlay import color_map_bgr
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.video.sink import VideoSink
-from cdga_train.checkpoint import LAST, load_checkpoint
+from cdga_train.checkpoint import LAST, load_checkpoint, load_newest
 from cdga_train.config import TrainConfig, load_config
 from cdga_train.data.spec import open_labelled
 from cdga_train.data.streets import render_clip
 from cdga_train.evaluate import evaluate
-from cdga_train.loop import Progress, train
+from cdga_train.loop import Progress
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_mask
 from cdga_train.presets import PRESETS
+from cdga_train.rounds import Watcher, train_run
 from cdga_train.state import build_network
 
+PRESET_OF = {"source_only": "streets_source_only", "fda": "streets_translation", "cdga": "streets_cdga"}
 ARMS = {"source_only": "labelled day alone", "fda": "FDA translation alone", "cdga": "CDGA recipe (FDA + losses)"}
 CLIP_SEED = 77
 CLIP_FRAMES = 75
@@ -96,25 +98,24 @@ def _options() -> argparse.Namespace:
 
 
 def _config(arm: str, seed: int, overrides: Sequence[str]) -> TrainConfig:
-    return load_config(replace(PRESETS[f"streets_{arm}"](), seed=seed), None, overrides)
+    return load_config(replace(PRESETS[PRESET_OF[arm]](), seed=seed, candidates=0), None, overrides)
 
 
 def _run(config: TrainConfig, arm: str, folder: Path) -> Record:
     """Train unless a finished run is there, then score on both domains' held-out frames."""
-    last = folder / LAST
-    checkpoint = load_checkpoint(last) if last.is_file() else None
+    checkpoint = load_newest(folder)
     if checkpoint is not None and checkpoint.config != config:
         sys.exit(f"{folder} holds a run of another configuration; choose another --output")
     if checkpoint is None or checkpoint.iteration < config.iters:
         folder.mkdir(parents=True, exist_ok=True)
         with progress_bar(folder.name, config.iters) as advance:
 
-            def show(progress: Progress) -> None:
+            def show(_: str, progress: Progress) -> None:
                 advance(progress.iteration, f"seg {progress.values.get('seg', float('nan')):.2f}")
 
-            train(config, folder, resume_from=checkpoint, on_progress=show)
+            train_run(config, folder, watcher=Watcher(progress=show))
     record: Record = {"arm": arm, "seed": config.seed}
-    fused = _fused(last)
+    fused = _fused(folder / LAST)
     for domain, spec in (("source", config.source), ("target", str(config.target))):
         dataset = open_labelled(spec, "val", config.imgsz)
         result = evaluate(partial(predict_mask, fused), dataset, CLASS_SETS["19"])

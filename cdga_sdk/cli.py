@@ -39,6 +39,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replace, what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")]
 BackendName = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
@@ -68,6 +71,32 @@ def train(
     flags = {"source": source, "target": target, "arm": arm, "iters": iters, "seed": seed, "device": device}
     overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
     run_training(words or [], overrides, resume=resume, project=project, name=name, quiet=quiet)
+
+
+@app.command()
+def study(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FAMILY [KEY=VALUE]...", help="A family of presets, e.g. streets, then overrides."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One run of each arm for each of these seeds.")] = "0,1,2",
+    arms: Annotated[
+        str, typer.Option(help="Also cdga_no_co, _no_orth, _no_cadv, _no_cl, _k1, _k4, _k16, _normalised.")
+    ] = "source_only,translation,baseline,cdga",
+    source: Annotated[str | None, typer.Option(help="Labelled data, e.g. gta5:PATH.")] = None,
+    target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. cityscapes:PATH.")] = None,
+    iters: Annotated[int | None, typer.Option(help="Iterations of each round.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    project: Annotated[Path, typer.Option(help="Folder of studies.")] = Path("runs/study"),
+    name: Annotated[str | None, typer.Option(help="Name of this study; one that exists goes on.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train arms over seeds, score them and write one table: cdga study streets --seeds 0,1,2."""
+    from cdga_train.study_run import run_study
+
+    flags = {"source": source, "target": target, "iters": iters, "device": device}
+    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    run_study(words or [], overrides, seeds=seeds, arms=arms, project=project, name=name, quiet=quiet)
 
 
 @app.command()
@@ -149,6 +178,9 @@ def evaluate(
     classes: Annotated[str, typer.Option(help="19, 16, 13 or common11.")] = "19",
     backend: BackendName = "auto",
     device: Device = "auto",
+    protocol: Annotated[
+        str, typer.Option(help="deployed (as a bundle works) or published (as papers state it; checkpoints only).")
+    ] = "deployed",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
     quiet: Quiet = False,
@@ -157,12 +189,59 @@ def evaluate(
     from cdga_sdk.labels import class_set
     from cdga_train.evaluate_run import refuse_below, run_evaluate
 
-    scores, used = run_evaluate(model, data, split, class_set(classes), backend=backend, device=device, quiet=quiet)
+    scores, used = run_evaluate(
+        model, data, split, class_set(classes), backend=backend, device=device, quiet=quiet, protocol=protocol
+    )
     if as_json:
-        print(json.dumps(_scores_record(scores, model, data, split, classes, used)))  # noqa: T201
+        facts = {"model": model, "data": data, "split": split, "classes": classes, "backend": used}
+        print(json.dumps(_scores_record(scores, facts | {"protocol": protocol})))  # noqa: T201
     elif not quiet:
-        _print_scores(scores, f"{model} on {data} {split}, {classes} classes, {used}")
+        _print_scores(scores, f"{model} on {data} {split}, {classes} classes, {used}, {protocol} protocol")
     refuse_below(scores, min_miou)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of cdga train.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The page to write; RUN/report.html by default.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Show this image too; may be given again.")] = None,
+    frames: Annotated[int, typer.Option(min=1, max=32, help="Images of each domain to show.")] = 4,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Score every candidate on the labels; slow.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Show a run, finished or not, on one page of HTML: cdga report runs/train/x."""
+    from cdga_train.report_run import ReportRequest, run_report
+
+    run_report(
+        ReportRequest(
+            run_folder=run_folder,
+            output=output,
+            images=tuple(image or ()),
+            frames=frames,
+            oracle=oracle,
+            device=device,
+            quiet=quiet,
+        )
+    )
+
+
+@data_app.command("check")
+def check_data(
+    data: Annotated[str, typer.Argument(help="A data set made of files, e.g. gta5:PATH, cityscapes:PATH.")],
+    split: Annotated[str, typer.Option(help="Part of the data.")] = "train",
+    against: Annotated[str | None, typer.Option(help="Another data set that must not hold the same images.")] = None,
+    against_split: Annotated[str, typer.Option(help="Its part.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Open only so many frames, spread evenly.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find all that would stop or spoil training, in one pass over the files: cdga data check gta5:PATH."""
+    from cdga_train.data_check_run import run_data_check
+
+    run_data_check(data, split, against=against, against_split=against_split, as_json=as_json, limit=limit, quiet=quiet)
 
 
 @app.command()
@@ -258,13 +337,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise InterruptedRunError("terminated; what was made is kept under .partial names", terminated=True)
 
 
-def _scores_record(scores: Scores, model: str, data: str, split: str, classes: str, backend: str) -> dict[str, object]:
+def _scores_record(scores: Scores, facts: dict[str, str]) -> dict[str, object]:
     return {
-        "model": model,
-        "data": data,
-        "split": split,
-        "classes": classes,
-        "backend": backend,
+        **facts,
         "frames": scores.frames,
         "miou": round(scores.miou, 3),
         "accuracy": round(scores.accuracy, 3),

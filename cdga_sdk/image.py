@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from cdga_sdk.atomic import write_bytes
 from cdga_sdk.errors import InputError
 from cdga_sdk.opencv import cv2
+from cdga_sdk.palette_png import grey_from_palette, is_palette_png
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["IMAGE_SUFFIXES", "is_image_file", "list_images", "read_image_bgr", "read_label", "write_png"]
+__all__ = ["IMAGE_SUFFIXES", "is_image_file", "list_images", "read_image_bgr", "read_label", "read_stored", "write_png"]
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MAX_PIXELS: Final = 150_000_000
@@ -46,23 +48,36 @@ def read_image_bgr(path: Path) -> UInt8Array:
     Raises:
         InputError: Missing, empty, not an image, cut short, or absurdly large.
     """
-    return _decode(path, cv2.IMREAD_COLOR)
+    return np.asarray(_decode(path, _read_checked(path), cv2.IMREAD_COLOR), np.uint8)
+
+
+def read_stored(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+    """Read an image as it is stored: (H, W) or (H, W, C), 8 or 16 bits, colours as BGR, a palette PNG as its indices.
+
+    Raises:
+        InputError: As `read_image_bgr` does.
+    """
+    data = _read_checked(path)
+    if not is_palette_png(data):
+        return _decode(path, data, cv2.IMREAD_UNCHANGED)
+    grey, scale = grey_from_palette(data)
+    return np.asarray(_decode(path, grey, cv2.IMREAD_UNCHANGED) // scale)
 
 
 def read_label(path: Path) -> UInt8Array:
-    """Read a label map as (H, W) uint8 ids, exactly as stored.
+    """Read a label map as (H, W) uint8 ids, exactly as stored; of a palette PNG the indices.
 
     Raises:
         InputError: Unreadable, or not a single-channel 8-bit image.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    label = read_stored(path)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(
             f"label image has shape {label.shape} and type {label.dtype}, wanted one 8-bit channel of class ids",
             where=path,
             fix="save labels as 8-bit greyscale PNG, one class id per pixel",
         )
-    return label
+    return np.asarray(label, np.uint8)
 
 
 def write_png(path: Path, image: UInt8Array) -> None:
@@ -72,10 +87,14 @@ def write_png(path: Path, image: UInt8Array) -> None:
     write_bytes(path, data.tobytes(), durable=False)
 
 
-def _decode(path: Path, flags: int) -> UInt8Array:
+def _read_checked(path: Path) -> bytes:
     data = _read_bytes(path)
     _refuse_bomb(path, data)
     _refuse_cut_jpeg(path, data)
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.uint16]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

@@ -1,8 +1,10 @@
 """Classes, colours and id maps. The one place that knows what a label id means.
 
-Inside this project a label map is always uint8 Cityscapes train ids (0 to 18), with 255 for "ignored".
-Sources: the Cityscapes label definition (Cordts et al., CVPR 2016) for names, order and colours; the
-11-class CamVid of Brostow et al. 2008 as used by SegNet for its ids.
+Inside this project a label map is always uint8 Cityscapes train ids (0 to 18), with 255 for "ignored". A map from a
+data set's ids names every id of its definition, the ignored ones too: any other id in a file is a fault of the file.
+Sources: the Cityscapes label definition (Cordts et al., CVPR 2016) for names, order, colours and ids; Richter et al.,
+ECCV 2016 for GTA5, whose ids are Cityscapes'; Ros et al., CVPR 2016 for SYNTHIA-RAND-CITYSCAPES; CamVid's 32 classes
+(Brostow et al. 2008) and their grouping into 11, as SegNet (Badrinarayanan et al. 2017) and its labels have it.
 """
 
 from __future__ import annotations
@@ -19,11 +21,17 @@ import numpy.typing as npt
 from cdga_sdk.errors import UsageError
 
 __all__ = [
+    "CAMVID32",
     "CAMVID_TO_TRAIN_ID",
+    "CITYSCAPES_ID_TO_TRAIN_ID",
     "CITYSCAPES_NAMES",
     "CITYSCAPES_PALETTE_RGB",
     "CLASS_SETS",
+    "GTA5_TO_TRAIN_ID",
     "IGNORE",
+    "SYNTHIA_TO_TRAIN_ID",
+    "TRAIN_IDS",
+    "CamVidClass",
     "ClassSet",
     "class_set",
     "lookup_table",
@@ -76,9 +84,81 @@ CITYSCAPES_PALETTE_RGB: Final[tuple[tuple[int, int, int], ...]] = (
     (119, 11, 32),
 )
 
+TRAIN_IDS: Final[Mapping[int, int]] = MappingProxyType({**{i: i for i in range(19)}, IGNORE: IGNORE})
+
+# 0 to 33; the ids that are left out are unlabelled, ego vehicle, parking, bridge and the like: ignored
+CITYSCAPES_ID_TO_TRAIN_ID: Final[Mapping[int, int]] = MappingProxyType(
+    dict.fromkeys(range(34), IGNORE)
+    | {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14}
+    | {28: 15, 31: 16, 32: 17, 33: 18}
+)
+
+# 34 is the licence plate, which Cityscapes numbers -1 and never draws
+GTA5_TO_TRAIN_ID: Final[Mapping[int, int]] = MappingProxyType({**CITYSCAPES_ID_TO_TRAIN_ID, 34: IGNORE})
+
+# 0 to 22: 0 void, 13 parking slot, 14 road work, 22 lane marking are ignored
+SYNTHIA_TO_TRAIN_ID: Final[Mapping[int, int]] = MappingProxyType(
+    dict.fromkeys(range(23), IGNORE)
+    | {1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17, 15: 6, 16: 9, 17: 12, 18: 14}
+    | {19: 15, 20: 16, 21: 3}
+)
+
 # 0 sky 1 building 2 pole 3 road 4 sidewalk 5 tree 6 sign 7 fence 8 car 9 pedestrian 10 bicyclist 11 void
 CAMVID_TO_TRAIN_ID: Final[Mapping[int, int]] = MappingProxyType(
     {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18, 11: IGNORE, 255: IGNORE}
+)
+
+
+@dataclass(frozen=True)
+class CamVidClass:
+    """One of CamVid's 32 classes.
+
+    Attributes:
+        group: The class of the 11 (or 11, void) that SegNet's grouping puts it in.
+        train_id: The Cityscapes class that it is a part of, within its group; 255 where Cityscapes has none or
+            leaves it out of training (animals, cones, bridges ...). Truck_Bus could be either: it stays a car, as
+            in the 11 classes.
+    """
+
+    group: int
+    train_id: int
+
+
+CAMVID32: Final[Mapping[str, CamVidClass]] = MappingProxyType(
+    {
+        "Animal": CamVidClass(9, IGNORE),
+        "Archway": CamVidClass(1, 2),
+        "Bicyclist": CamVidClass(10, 18),
+        "Bridge": CamVidClass(1, IGNORE),
+        "Building": CamVidClass(1, 2),
+        "Car": CamVidClass(8, 13),
+        "CartLuggagePram": CamVidClass(9, IGNORE),
+        "Child": CamVidClass(9, 11),
+        "Column_Pole": CamVidClass(2, 5),
+        "Fence": CamVidClass(7, 4),
+        "LaneMkgsDriv": CamVidClass(3, 0),
+        "LaneMkgsNonDriv": CamVidClass(3, 0),
+        "Misc_Text": CamVidClass(6, 7),
+        "MotorcycleScooter": CamVidClass(10, 17),
+        "OtherMoving": CamVidClass(8, IGNORE),
+        "ParkingBlock": CamVidClass(4, 1),
+        "Pedestrian": CamVidClass(9, 11),
+        "Road": CamVidClass(3, 0),
+        "RoadShoulder": CamVidClass(4, 1),
+        "Sidewalk": CamVidClass(4, 1),
+        "SignSymbol": CamVidClass(6, 7),
+        "Sky": CamVidClass(0, 10),
+        "SUVPickupTruck": CamVidClass(8, 13),
+        "TrafficCone": CamVidClass(2, IGNORE),
+        "TrafficLight": CamVidClass(6, 6),
+        "Train": CamVidClass(8, 16),
+        "Tree": CamVidClass(5, 8),
+        "Truck_Bus": CamVidClass(8, 13),
+        "Tunnel": CamVidClass(1, IGNORE),
+        "VegetationMisc": CamVidClass(5, 8),
+        "Void": CamVidClass(11, IGNORE),
+        "Wall": CamVidClass(1, 3),
+    }
 )
 
 

@@ -19,10 +19,11 @@ def few_threads() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a CDGA run of 12 iterations on streets at 64x128: every part of a run is there."""
+    """The folder of a CDGA run of 12 iterations on streets at 64x128: its result is the last iteration."""
     from cdga_train.config import load_config
-    from cdga_train.loop import train
     from cdga_train.presets import PRESETS
+    from cdga_train.rounds import train_run
+    from cdga_train.run import write_manifest
 
     folder = tmp_path_factory.mktemp("tiny_run")
     words = [
@@ -33,8 +34,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "align_resolution=input",
         "log_every=4",
         "save_every=6",
+        "candidates=1",
     ]
-    train(load_config(PRESETS["streets_cdga"](), None, words), folder)
+    config = load_config(PRESETS["streets_cdga"](), None, words)
+    write_manifest(folder, config)
+    train_run(config, folder)
     return folder
 
 
@@ -70,3 +74,9 @@ def dashcam() -> Path:
 def city_weights() -> Path:
     """The published EfficientViT-Seg-B0 weights."""
     return shared_or_skip("weights/efficientvit_seg_b0_cityscapes.pt")
+
+
+@pytest.fixture(scope="session")
+def caffe_weights() -> Path:
+    """ImageNet ResNet-50 of the caffe family: torchvision's names, no fc, convolutions in half precision."""
+    return shared_or_skip("weights/resnet50_caffe_keras_rgbnorm_nofc_fp16conv.pth")

@@ -30,6 +30,7 @@ HEAVY_HOMES = {
     "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
     "onnx": {"export/cdga_export/to_onnx.py"},
     "timm": {"train/cdga_train/models/efficientvit.py"},
+    "torchvision": {"train/cdga_train/models/deeplabv2.py", "train/cdga_train/models/lraspp.py"},
     "yaml": {"train/cdga_train/config.py"},
 }
 TORCH_FREE = ("cdga_sdk/", "train/cdga_train/data/", "train/cdga_train/fourier.py", "train/cdga_train/config.py")

@@ -29,7 +29,7 @@ from cdga_train.data.streets import DOMAINS, render_frame
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.models.registry import network_spec
 from cdga_train.predict import predict_frames
-from cdga_train.state import build_network, load_weights
+from cdga_train.state import build_network
 
 __all__ = ["Exported", "export_checkpoint", "export_weights"]
 
@@ -88,12 +88,18 @@ def export_weights(
 ) -> Exported:
     """Export weights published elsewhere for a network of `cdga_train.models.registry`.
 
-    The file is read without running code in it. Raises as `export_checkpoint` does.
+    The file is read without running code in it. Raises as `export_checkpoint` does; a file without a head, such as
+    weights of ImageNet, is a `ModelError`.
     """
     _refuse_existing(output, overwrite=overwrite)
     spec = network_spec(model, imgsz_hw)
     network = spec.build(len(CITYSCAPES_NAMES))
-    load_weights(network, spec.published_state(read_published_weights(weights)), str(weights))
+    if spec.load_published(network, read_published_weights(weights)) == "backbone":
+        raise ModelError(
+            f"holds a backbone for {model} and no head of {len(CITYSCAPES_NAMES)} classes: there is nothing to export",
+            where=weights,
+            fix=f"train from it: cdga train PRESET model={model} weights=FILE, then export the checkpoint",
+        )
     provenance = _provenance(network, model, source=f"published weights {Path(weights).name}")
     return _export(network, Preprocess(imgsz_hw=imgsz_hw), provenance, output, golden=golden, overwrite=overwrite)
 

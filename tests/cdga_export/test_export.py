@@ -19,6 +19,8 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.segmenter import Segmenter
 from cdga_train.checkpoint import load_checkpoint, save_checkpoint
+from cdga_train.data.streets import render_frame
+from cdga_train.models.registry import NETWORKS
 
 MODEL = ["--model", "efficientvit_b0"]
 
@@ -160,11 +162,10 @@ def test_a_refused_export_keeps_the_old_bundle(tiny_run: Path, tmp_path: Path) -
 
 
 def test_golden_frames_from_a_folder(tiny_run: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
     names = ["one", "two words", "a.mask", "line\nbreak", "ünïcode", "x" * 200]
-    for name in [*names, *(f"z{i:02d}" for i in range(15))]:
-        coarse = rng.integers(0, 256, (5, 8, 3), np.uint8)
-        write_png(tmp_path / "in" / f"{name}.png", coarse.repeat(20, axis=0).repeat(20, axis=1))
+    for seed, name in enumerate([*names, *(f"z{i:02d}" for i in range(15))]):
+        frame = render_frame(seed=seed, size_wh=(160, 100))
+        write_png(tmp_path / "in" / f"{name}.png", np.ascontiguousarray(frame.image_rgb[:, :, ::-1]))
     assert export(tiny_run, "-o", tmp_path / "a.cdga", "--golden", f"folder:{tmp_path / 'in'}") == 0
     frames = Bundle.open(tmp_path / "a.cdga").golden_frames()
     assert len(frames) == 8
@@ -208,6 +209,20 @@ def test_sizes(text: str, size_hw: tuple[int, int]) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="wanted H,W"):
         parse_imgsz(text)
+
+
+def test_a_backbone_alone_is_not_exported_under_a_random_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = NETWORKS["deeplabv2_resnet50"].build(19)
+    torch.save(network.backbone.state_dict(), tmp_path / "resnet50.pth")
+    model = ["--model", "deeplabv2_resnet50", "--imgsz", "64,64"]
+    assert export("--weights", tmp_path / "resnet50.pth", *model, "-o", tmp_path / "a.cdga") == 5
+    error = capsys.readouterr().err
+    assert error.startswith("error[E-MODEL]")
+    assert "resnet50.pth: holds a backbone for deeplabv2_resnet50 and no head of 19 classes" in error
+    assert "cdga train PRESET model=deeplabv2_resnet50 weights=FILE" in error
+    assert [file.name for file in tmp_path.iterdir()] == ["resnet50.pth"]
 
 
 def published_score(

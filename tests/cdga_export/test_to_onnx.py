@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from cdga_export.to_onnx import OPSET, onnx_from_fused
 from cdga_sdk.bundle import Manifest, Provenance, preprocess_block
@@ -18,9 +19,16 @@ from cdga_sdk.errors import MissingExtraError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_train.models.efficientvit import EfficientViTSeg
-from cdga_train.models.fused import FusedNetwork
+from cdga_train.models.fused import FusedNetwork, normalise
+from cdga_train.models.registry import NETWORKS
 
 PREPROCESS = Preprocess(imgsz_hw=(64, 96))
+MANIFEST = Manifest(
+    names=CITYSCAPES_NAMES,
+    palette_rgb=CITYSCAPES_PALETTE_RGB,
+    preprocess=preprocess_block(PREPROCESS),
+    provenance=Provenance(model="m", weights_sha256="0", made_by="cdga-sdk test", made_on="2026-01-01"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +43,7 @@ def fused() -> FusedNetwork:
 
 @pytest.fixture(scope="module")
 def model_bytes(fused: FusedNetwork) -> bytes:
-    manifest = Manifest(
-        names=CITYSCAPES_NAMES,
-        palette_rgb=CITYSCAPES_PALETTE_RGB,
-        preprocess=preprocess_block(PREPROCESS),
-        provenance=Provenance(model="m", weights_sha256="0", made_by="cdga-sdk test", made_on="2026-01-01"),
-    )
-    return onnx_from_fused(fused, manifest)
+    return onnx_from_fused(fused, MANIFEST)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +90,16 @@ def test_metadata(model: onnx.ModelProto) -> None:
     assert facts["cdga.made_by"] == "cdga-sdk test"
 
 
+def coarse_frames(num_frames: int) -> UInt8Array:
+    rng = np.random.default_rng(num_frames)
+    coarse: UInt8Array = rng.integers(0, 256, (num_frames, 8, 12, 3), np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
 @pytest.mark.parametrize("num_frames", [1, 3])
 def test_any_batch_size_gives_what_torch_gives(model_bytes: bytes, fused: FusedNetwork, num_frames: int) -> None:
     session = onnxruntime.InferenceSession(model_bytes, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(num_frames)
-    coarse = rng.integers(0, 256, (num_frames, 8, 12, 3), np.uint8)
-    frames: UInt8Array = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    frames = coarse_frames(num_frames)
     mask, conf = session.run(["mask", "conf"], {"frame": frames})
     with torch.inference_mode():
         expected_mask, expected_conf = (t.numpy() for t in fused(torch.from_numpy(frames)))
@@ -104,6 +110,31 @@ def test_any_batch_size_gives_what_torch_gives(model_bytes: bytes, fused: FusedN
     assert np.abs(conf.astype(int) - expected_conf).max() <= 1
     single = [session.run(["mask"], {"frame": frames[i : i + 1]})[0][0] for i in range(num_frames)]
     assert (np.stack(single) == mask).mean() > 0.999
+
+
+def calibrated(network: nn.Module, frames: UInt8Array) -> FusedNetwork:
+    """Random weights, but BatchNorm has seen the frames: the logits stay small and the classes differ."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.inference_mode():
+        network.train()(normalise(torch.from_numpy(frames), PREPROCESS))
+    return FusedNetwork(network, PREPROCESS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_gives_what_torch_gives(name: str) -> None:
+    torch.manual_seed(3)
+    frames = coarse_frames(2)
+    fused = calibrated(NETWORKS[name].build(len(CITYSCAPES_NAMES)), frames)
+    session = onnxruntime.InferenceSession(onnx_from_fused(fused, MANIFEST), providers=["CPUExecutionProvider"])
+    mask, conf = session.run(["mask", "conf"], {"frame": frames})
+    with torch.inference_mode():
+        expected_mask, expected_conf = (t.numpy() for t in fused(torch.from_numpy(frames)))
+    assert len(np.unique(expected_mask)) > 3
+    assert len(np.unique(expected_conf)) > 10
+    assert (mask == expected_mask).mean() > 0.999
+    assert np.abs(conf.astype(int) - expected_conf).max() <= 1
 
 
 def test_missing_onnx_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

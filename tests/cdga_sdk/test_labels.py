@@ -7,10 +7,15 @@ import pytest
 
 from cdga_sdk.errors import UsageError
 from cdga_sdk.labels import (
+    CAMVID32,
     CAMVID_TO_TRAIN_ID,
+    CITYSCAPES_ID_TO_TRAIN_ID,
     CITYSCAPES_NAMES,
     CITYSCAPES_PALETTE_RGB,
     CLASS_SETS,
+    GTA5_TO_TRAIN_ID,
+    SYNTHIA_TO_TRAIN_ID,
+    TRAIN_IDS,
     class_set,
     lookup_table,
     train_id_of,
@@ -114,6 +119,61 @@ def test_camvid_ids() -> None:
 def test_every_camvid_class_has_a_place_in_common11() -> None:
     table = class_set("common11").table
     assert sorted(int(table[t]) for t in CAMVID_TO_TRAIN_ID.values() if t != 255) == list(range(11))
+
+
+CITYSCAPES_IDS = """
+7 road 8 sidewalk 11 building 12 wall 13 fence 17 pole 19 traffic-light 20 traffic-sign 21 vegetation 22 terrain 23 sky
+24 person 25 rider 26 car 27 truck 28 bus 31 train 32 motorcycle 33 bicycle
+"""
+SYNTHIA_IDS = """
+1 sky 2 building 3 road 4 sidewalk 5 fence 6 vegetation 7 pole 8 car 9 traffic-sign 10 person 11 bicycle 12 motorcycle
+15 traffic-light 16 terrain 17 rider 18 truck 19 bus 20 train 21 wall
+"""
+
+
+@pytest.mark.parametrize(
+    ("id_map", "definition", "length"),
+    [
+        (CITYSCAPES_ID_TO_TRAIN_ID, CITYSCAPES_IDS, 34),
+        (GTA5_TO_TRAIN_ID, CITYSCAPES_IDS, 35),
+        (SYNTHIA_TO_TRAIN_ID, SYNTHIA_IDS, 23),
+    ],
+)
+def test_published_ids_by_name(id_map: dict[int, int], definition: str, length: int) -> None:
+    words = definition.split()
+    wanted = {int(i): name.replace("-", " ") for i, name in zip(words[::2], words[1::2], strict=True)}
+    assert len(wanted) == 19
+    assert sorted(id_map) == list(range(length))
+    assert {i: CITYSCAPES_NAMES[t] for i, t in id_map.items() if t != 255} == wanted
+
+
+def test_train_ids_map_to_themselves() -> None:
+    assert dict(TRAIN_IDS) == {**{i: i for i in range(19)}, 255: 255}
+
+
+def test_the_32_camvid_classes_keep_their_group() -> None:
+    grouping = """
+    0 Sky
+    1 Archway Bridge Building Tunnel Wall
+    2 Column_Pole TrafficCone
+    3 LaneMkgsDriv LaneMkgsNonDriv Road
+    4 ParkingBlock RoadShoulder Sidewalk
+    5 Tree VegetationMisc
+    6 Misc_Text SignSymbol TrafficLight
+    7 Fence
+    8 Car OtherMoving SUVPickupTruck Train Truck_Bus
+    9 Animal CartLuggagePram Child Pedestrian
+    10 Bicyclist MotorcycleScooter
+    11 Void
+    """
+    rows = [line.split() for line in grouping.strip().splitlines()]
+    wanted = {name: int(group) for group, *names in rows for name in names}
+    assert {name: c.group for name, c in CAMVID32.items()} == wanted
+    assert len(CAMVID32) == 32
+    common = class_set("common11").table
+    for name, camvid_class in CAMVID32.items():  # a score over the common 11 does not depend on which copy it was
+        if camvid_class.train_id != 255:
+            assert common[camvid_class.train_id] == common[CAMVID_TO_TRAIN_ID[camvid_class.group]], name
 
 
 def test_lookup_table() -> None:

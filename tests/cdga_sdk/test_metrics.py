@@ -118,6 +118,26 @@ def test_agrees_with_set_arithmetic() -> None:
         assert value == pytest.approx(100 * both / either)
 
 
+@pytest.mark.parametrize("classes", ["19", "16", "13", "common11"])
+def test_one_matrix_is_read_for_every_class_set(classes: str) -> None:
+    rng = np.random.default_rng(7)
+    everything = np.array([*range(19), 40, 255], np.uint8)
+    label = rng.choice(everything, (40, 60))
+    mask = np.where(rng.random((40, 60)) < 0.5, label, rng.choice(everything, (40, 60)))
+    matrix = ConfusionMatrix(class_set("19"))
+    matrix.add(mask, label)
+    assert matrix.scores_over(class_set(classes)) == score(mask, label, classes)
+    assert matrix.scores() == score(mask, label)
+
+
+def test_merged_classes_cannot_be_split_again() -> None:
+    matrix = ConfusionMatrix(class_set("common11"))
+    matrix.add(row(0, 13), row(0, 14))
+    assert matrix.scores_over(class_set("common11")).miou == 100
+    with pytest.raises(AssertionError, match="cannot be split"):
+        matrix.scores_over(class_set("19"))
+
+
 def test_sizes_must_fit() -> None:
     with pytest.raises(AssertionError):
         score(row(0, 0), row(0))

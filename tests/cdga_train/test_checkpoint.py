@@ -23,6 +23,7 @@ from cdga_sdk.errors import InputError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, read_published_weights, save_checkpoint
 from cdga_train.config import OptimConfig, TrainConfig
+from cdga_train.run import MANIFEST, write_manifest
 
 
 def made_up(iteration: int = 7) -> Checkpoint:
@@ -127,11 +128,11 @@ def with_header(header: bytes) -> bytes:
         with_header(b"[" * 100_000),
         with_header(b'{"__metadata__":null}'),
         with_header(b'{"__metadata__":7}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"2"}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"0"}}'),
         with_header(b'{"__metadata__":{"cdga_checkpoint":1}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"1"}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"1","state":"[","sha256":""}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"1","state":"{}"}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"2"}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"2","state":"[","sha256":""}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"2","state":"{}"}}'),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -144,12 +145,20 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
 def forged(path: Path, state: object) -> Path:
     """A file whose digest is right and whose state is ``state``."""
     text = json.dumps(state)
-    metadata = {"cdga_checkpoint": "1", "state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    metadata = {"cdga_checkpoint": "2", "state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     path.write_bytes(safetensors.torch.save({}, metadata))
     return path
 
 
-GOOD_STATE = {"config": {}, "iteration": 1, "imgsz_hw": [64, 96], "mean": [0, 0, 0], "std": [1, 1, 1], "names": ["a"]}
+GOOD_STATE = {
+    "config": {},
+    "iteration": 1,
+    "imgsz_hw": [64, 96],
+    "mean": [0, 0, 0],
+    "std": [1, 1, 1],
+    "names": ["a"],
+    "pseudo_labels": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -250,12 +259,14 @@ def command_lines(model: Path, out: Path) -> list[list[str]]:
     """Every command that reads a checkpoint or weights."""
     published = ["--model", "efficientvit_b0", "--imgsz", "64,64", "-o", str(out / "b.cdga")]
     start = ["streets_source_only", "imgsz=64,64", "iters=1", "--project", str(out / "runs")]
+    # A run goes on from its folder: there, only a file of that name is read.
+    resume = [["train", "--resume", str(model), "iters=99"]] if model.name == LAST else []
     return [
+        *resume,
         ["export", str(model), "-o", str(out / "a.cdga")],
         ["export", "--weights", str(model), *published],
         ["info", str(model)],
         ["evaluate", str(model), "--data", "streets:day"],
-        ["train", "--resume", str(model), "iters=99"],
         ["train", f"weights={model}", *start],
     ]
 
@@ -268,6 +279,7 @@ def test_code_in_a_file_never_runs(
     canary, model = tmp_path / "canary", tmp_path / "in" / name
     model.parent.mkdir()
     make(model, canary)
+    write_manifest(model.parent, TrainConfig(arm="source_only", imgsz=(64, 64)))
     for command in command_lines(model, tmp_path):
         assert run(command) == 5, command
         error = capsys.readouterr().err
@@ -299,6 +311,7 @@ def test_damage_is_exit_5_for_every_command(
 ) -> None:
     model = tmp_path / LAST
     model.write_bytes(damage((tiny_run / LAST).read_bytes()))
+    shutil.copy(tiny_run / MANIFEST, tmp_path)
     for command in command_lines(model, tmp_path):
         assert run(command) == 5, command
         assert capsys.readouterr().err.startswith(("error[E-MODEL]", "error[E-INTEGRITY]")), command

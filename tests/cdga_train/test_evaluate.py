@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from cdga_sdk.cli import run
 from cdga_sdk.errors import GateError
@@ -14,10 +17,15 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import class_set
 from cdga_sdk.metrics import Scores
 from cdga_sdk.preprocess import UInt8Array
+from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.base import Sample
+from cdga_train.data.spec import open_labelled
 from cdga_train.data.street_frames import StreetsDataset
-from cdga_train.evaluate import evaluate
+from cdga_train.evaluate import count, evaluate
 from cdga_train.evaluate_run import refuse_below, run_evaluate
+from cdga_train.models.fused import FusedNetwork
+from cdga_train.predict import predict_prob
+from cdga_train.state import build_network, choose_device
 
 
 class TwoFrames:
@@ -27,6 +35,9 @@ class TwoFrames:
 
     def __len__(self) -> int:
         return 2
+
+    def identity(self) -> str:
+        return "two frames"
 
     def __getitem__(self, index: int) -> Sample:
         label, predicted = (
@@ -78,9 +89,63 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_checkpoint_takes_no_backend(tiny_run: Path, folder: Path) -> None:
-    for flag in (["--backend", "onnxruntime"], ["--device", "cdua"]):
-        assert run(["evaluate", str(tiny_run), "--data", f"folder:{folder}", *flag]) == 2
+def test_one_count_gives_every_column() -> None:
+    matrix = count(lambda image: image[:, :, 0], TwoFrames(), class_set("19"))
+    for name in ("19", "16", "13", "common11"):
+        expected = evaluate(lambda image: image[:, :, 0], TwoFrames(), class_set(name))
+        np.testing.assert_equal(asdict(matrix.scores_over(class_set(name))), asdict(expected))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--backend", "onnxruntime"], "--backend is for bundles"),
+        (["--device", "cdua"], "unknown device 'cdua'; use auto, cpu, cuda or cuda:N"),
+        (["--protocol", "publshed"], "unknown protocol 'publshed'; did you mean 'published'?"),
+        (["--protocol", ""], "use one of deployed, published"),
+    ],
+)
+def test_what_a_checkpoint_does_not_take(
+    tiny_run: Path, folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(tiny_run), "--data", f"folder:{folder}", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_checkpoint_on_a_gpu_that_is_not_there(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(tiny_run), "--data", "streets:day", "--device", "cuda"]) == 6
+    assert "cuda was asked for and torch finds none" in capsys.readouterr().err
+
+
+def test_published_protocol_is_bilinear_probabilities(
+    tiny_run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(tiny_run), "--data", f"folder:{folder}", "--device", "cpu", "--protocol", "published"]
+    assert run([*command, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["protocol"], record["backend"]) == ("published", "torch cpu fp32")
+    checkpoint = load_checkpoint(tiny_run)
+    fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess)
+    data = open_labelled(f"folder:{folder}", "val", checkpoint.preprocess.imgsz_hw)
+    hits = labelled = 0
+    for i in range(4):
+        sample = data[i]
+        assert sample.label is not None
+        prob = predict_prob(fused, sample.image_bgr)
+        whole = F.interpolate(prob[None], size=sample.label.shape, mode="bilinear", align_corners=False)
+        hits += int((whole[0].argmax(dim=0).numpy() == sample.label).sum())
+        labelled += int((sample.label != 255).sum())
+    assert record["accuracy"] == pytest.approx(100 * hits / labelled, abs=5e-4)
+    assert run(command) == 0
+    assert "published protocol" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_bundle_has_no_published_score(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(tiny_bundle), "--data", "streets:day", "--protocol", "published"]) == 2
+    err = capsys.readouterr().err
+    assert "a bundle gives classes; the published protocol upsamples probabilities" in err
+    assert "name the checkpoint, or use --protocol deployed" in err
 
 
 def test_bundle_and_checkpoint_agree(
@@ -88,13 +153,14 @@ def test_bundle_and_checkpoint_agree(
 ) -> None:
     records = []
     for model in (tiny_run, tiny_run / "last.safetensors", tiny_bundle):
-        backend = ["--backend", "onnxruntime"] if model == tiny_bundle else []
+        backend = ["--backend", "onnxruntime"] if model == tiny_bundle else ["--device", "cpu"]
         assert run(["evaluate", str(model), "--data", f"folder:{folder}", "--json", *backend]) == 0
         out = capsys.readouterr()
         assert out.err == ""
         records.append(json.loads(out.out))
     run_record, file_record, bundle_record = records
     assert run_record["backend"] == "torch cpu fp32"
+    assert {r["protocol"] for r in records} == {"deployed"}
     assert "onnxruntime" in bundle_record["backend"]
     assert run_record["frames"] == bundle_record["frames"] == 4
     assert run_record["iou"] == file_record["iou"]
@@ -107,7 +173,7 @@ def test_scores_are_those_of_the_masks(tiny_run: Path, folder: Path) -> None:
     scores, used = run_evaluate(
         str(tiny_run), f"folder:{folder}", "val", class_set("common11"), backend="auto", device="auto", quiet=True
     )
-    assert used == "torch cpu fp32"
+    assert used.startswith(f"torch {choose_device('auto').type} ")
     assert set(scores.iou) == set(class_set("common11").names)
     assert 0 <= scores.miou <= 100
 

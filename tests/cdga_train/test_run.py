@@ -43,7 +43,7 @@ def test_runs_are_numbered_and_named(tmp_path: Path) -> None:
 
 def test_flags_come_last(tmp_path: Path) -> None:
     flags = ["--arm", "source_only", "--source", "streets:dusk", "--target", "streets:rain"]
-    assert train(tmp_path, "streets_fda", "arm=cdga", "source=streets:day", "iters=7", *flags, "--name", "x") == 0
+    assert train(tmp_path, "streets_baseline", "arm=cdga", "source=streets:day", "iters=7", *flags, "--name", "x") == 0
     config = load_checkpoint(tmp_path / "x").config
     assert (config.arm, config.source, config.target) == ("source_only", "streets:dusk", "streets:rain")
     assert (config.translate, config.iters) == ("fda", 1)
@@ -99,8 +99,8 @@ def test_resume_under_another_configuration(
     ("words", "code", "message"),
     [
         (["streets_cgda"], 2, "unknown preset 'streets_cgda'; did you mean 'streets_cdga'?"),
-        (["zzz"], 2, "presets: streets_source_only, streets_fda, streets_cdga, footage_cdga; or name a YAML"),
-        (["streets_cdga", "streets_fda"], 2, "got two presets or files: streets_cdga and streets_fda"),
+        (["zzz"], 2, "presets: streets_source_only, streets_translation, streets_baseline, streets_cdga, "),
+        (["streets_cdga", "streets_translation"], 2, "got two presets or files: streets_cdga and streets_translation"),
         (["absent.yaml"], 3, "absent.yaml: no such configuration file"),
         (["itres=5"], 2, "did you mean 'iters'?"),
         (["optim.lr=fast"], 2, "optim.lr: "),

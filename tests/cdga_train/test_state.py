@@ -26,7 +26,7 @@ def rates(state: TrainingState) -> dict[str, float]:
 def shaken(state: TrainingState) -> TrainingState:
     """One optimiser step on made-up gradients, and BatchNorm statistics that are not the initial ones."""
     torch.manual_seed(7)
-    for module in (state.networks.network, state.networks.grouping, state.networks.discriminator):
+    for module in state.networks.parts().values():
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter)
         for buffer in module.buffers():
@@ -69,11 +69,8 @@ def test_optimisers_are_the_papers() -> None:
 
 def test_every_parameter_is_in_its_optimiser() -> None:
     state = TrainingState.new(SMALL, CPU)
-    for name, module in (
-        ("network", state.networks.network),
-        ("grouping", state.networks.grouping),
-        ("discriminator", state.networks.discriminator),
-    ):
+    assert list(state.networks.parts()) == ["network", "grouping", "discriminator"]
+    for name, module in state.networks.parts().items():
         held = {id(p) for group in state.optimisers[name].param_groups for p in group["params"]}
         assert held == {id(p) for p in module.parameters()}
 
@@ -106,6 +103,7 @@ def test_resume_loads_every_tensor(tmp_path: Path, arm: str, name: str) -> None:
 def test_fingerprint_sees_one_bit_of_any_tensor() -> None:
     state = shaken(TrainingState.new(SMALL, CPU))
     before = state.fingerprint()
+    assert state.networks.discriminator is not None
     for tensor in (
         state.networks.discriminator.first.bias,
         dict(state.networks.network.named_buffers())["backbone.stem_in_conv.norm.running_mean"],

@@ -1,16 +1,17 @@
 """The whole training state in one file: safetensors with a JSON header, no pickle, verified when read.
 
 Tensor names: ``network/...``, ``grouping/...``, ``discriminator/...`` hold weights; ``optim/NAME/INDEX/KEY`` holds the
-state of optimiser NAME for its parameter number INDEX. Random state is not stored: everything random about an
-iteration follows from (seed, iteration).
+state of optimiser NAME for its parameter number INDEX; ``scaler/KEY`` holds the loss scale of fp16. Random state is not
+stored: everything random about an iteration follows from (seed, iteration).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +27,27 @@ from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, U
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
 
-__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "read_published_weights", "save_checkpoint"]
+__all__ = [
+    "LAST",
+    "PREVIOUS",
+    "ROUNDS",
+    "SELECTION",
+    "Checkpoint",
+    "candidate_file",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_newest",
+    "read_published_weights",
+    "save_checkpoint",
+    "save_keeping_previous",
+]
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 _KEY: Final = "cdga_checkpoint"
 LAST: Final = "last.safetensors"
+PREVIOUS: Final = "previous.safetensors"
+SELECTION: Final = "selection.json"
+ROUNDS: Final = ("round1", "round2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +60,7 @@ class Checkpoint:
         preprocess: What the network's input must look like.
         names: Class names by train id.
         tensors: Everything else, by the names of this module's docstring.
+        pseudo_labels: sha256 of the label set of round 2; None in round 1.
     """
 
     config: TrainConfig
@@ -50,6 +68,7 @@ class Checkpoint:
     preprocess: Preprocess
     names: tuple[str, ...]
     tensors: Mapping[str, Tensor]
+    pseudo_labels: str | None = None
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix/``, without it."""
@@ -72,6 +91,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "mean": checkpoint.preprocess.mean,
         "std": checkpoint.preprocess.std,
         "names": checkpoint.names,
+        "pseudo_labels": checkpoint.pseudo_labels,
     }
     text = json.dumps(header, sort_keys=True)
     metadata = {_KEY: _FORMAT, "state": text, "sha256": _digest(text, tensors)}
@@ -102,6 +122,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             preprocess=Preprocess(imgsz_hw=_two(state["imgsz_hw"]), mean=tuple(state["mean"]), std=tuple(state["std"])),
             names=tuple(state["names"]),
             tensors=tensors,
+            pseudo_labels=state["pseudo_labels"],
         )
     except UsageError as error:
         raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
@@ -111,20 +132,75 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise IntegrityError(f"damaged ({one_line(error)[:120]})", where=file, fix="use an older checkpoint") from error
 
 
+def save_keeping_previous(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write ``last.safetensors``; the one that was there stays as ``previous.safetensors``.
+
+    Raises:
+        CdgaError: As `save_checkpoint`; the older checkpoint is untouched.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    if last.is_file():
+        previous.unlink(missing_ok=True)
+        try:
+            previous.hardlink_to(last)
+        except OSError:  # a file system without links
+            shutil.copyfile(last, previous)
+    save_checkpoint(last, checkpoint)
+
+
+def load_newest(folder: Path, on_damage: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
+    """The last checkpoint of a round's folder; the one before it where the last is damaged; None where there is none.
+
+    Args:
+        folder: Where `save_keeping_previous` wrote.
+        on_damage: Told, in one line, that an older checkpoint is used.
+
+    Raises:
+        ModelError: None of those that are there can be read.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not last.is_file() and not previous.is_file():
+        return None
+    try:
+        return load_checkpoint(last)
+    except (ModelError, InputError) as error:
+        if not previous.is_file():
+            raise
+        checkpoint = load_checkpoint(previous)
+        on_damage(f"{error}; going on from {previous.name}, iteration {checkpoint.iteration}")
+        return checkpoint
+
+
+def candidate_file(folder: Path, iteration: int) -> Path:
+    """Where a round keeps the network of an iteration, to be chosen from."""
+    return folder / "checkpoints" / f"{iteration:06d}.safetensors"
+
+
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, or the last checkpoint in the folder ``path``.
+    """``path`` itself, or the result of the run in the folder ``path``.
+
+    That is the checkpoint chosen without labels (``selection.json``), else the last one, of the last round with one.
 
     Raises:
         InputError: There is none.
     """
-    if path.is_dir():
-        file = path / LAST
-        if not file.is_file():
-            raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
-        return file
-    if not path.is_file():
-        raise InputError("no such checkpoint", where=path, fix="name a checkpoint or a run of cdga train")
-    return path
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError("no such checkpoint", where=path, fix="name a checkpoint or a run of cdga train")
+        return path
+    for folder in (*(path / name for name in reversed(ROUNDS)), path):
+        if (folder / LAST).is_file():
+            return _chosen(folder) or folder / LAST
+    raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
+
+
+def _chosen(folder: Path) -> Path | None:
+    try:
+        record = json.loads((folder / SELECTION).read_text(encoding="utf-8"))
+        file = candidate_file(folder, int(record["iteration"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return file if file.is_file() else None
 
 
 def read_published_weights(path: str | Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,7 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk.errors import InputError, MissingExtraError, UsageError
 
-__all__ = ["LossWeights", "OptimConfig", "TrainConfig", "config_as_dict", "config_from_dict", "load_config"]
+__all__ = [
+    "LossWeights",
+    "OptimConfig",
+    "ScoreConfig",
+    "TrainConfig",
+    "config_as_dict",
+    "config_from_dict",
+    "load_config",
+    "load_preset",
+]
 
 Plain = dict[str, object]
 
@@ -33,13 +42,18 @@ class LossWeights:
     """L_cl, eq. 5."""
     tau: float = 0.05
     """Threshold on the source peak in L_cl."""
+    pseudo_label: float = 1.0
+    """L_ssl, the target's cross-entropy with its pseudo-labels, in round 2."""
     group_normalise: bool = False
     """Divide each group's Q by its sum (then L_co is no longer tiny at the start)."""
+    detach_q: bool = True
+    """Let no gradient pass through Q where it enters D. The paper does not say."""
+    adversarial_domains: Literal["target", "both"] = "target"
+    """Whose labels are flipped for G and C: the target's (BDL), or both domains' (the min-max of eq. 4 as printed)."""
 
     def __post_init__(self) -> None:
-        for key in ("semantic_consistency", "orthogonality", "adversarial", "class_equivalence", "tau"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise UsageError(f"{key} is {getattr(self, key)}, wanted a number of at least 0", where=f"losses.{key}")
+        numbers = ("semantic_consistency", "orthogonality", "adversarial", "class_equivalence", "tau", "pseudo_label")
+        _require_finite(self, "losses", numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +63,8 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """Optimiser of the segmentation network."""
     lr: float = 2.5e-4
+    head_lr_factor: float = 1.0
+    """The head's rate is this times `lr`; 10 in the paper's protocol."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     grouping_lr: float = 1e-3
@@ -61,19 +77,34 @@ class OptimConfig:
     """Length of the schedule; None means `iters`. The paper schedules 250k and stops at 120k."""
 
     def __post_init__(self) -> None:
-        for key in ("lr", "momentum", "weight_decay", "grouping_lr", "discriminator_lr", "poly_power"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise UsageError(f"{key} is {getattr(self, key)}, wanted a number of at least 0", where=f"optim.{key}")
+        rates = ("lr", "head_lr_factor", "grouping_lr", "discriminator_lr")
+        _require_finite(self, "optim", (*rates, "momentum", "weight_decay", "poly_power"))
         if self.poly_iters is not None and self.poly_iters < 1:
             raise UsageError(f"poly_iters is {self.poly_iters}, wanted at least 1", where="optim.poly_iters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Labelled data that a run is reported on. Nothing is trained on them, and nothing is chosen by them."""
+
+    data: str | None = None
+    """KIND:PLACE; None where there are no labels."""
+    split: str = "val"
+    classes: str = "19"
+    """19, 16, 13 or common11."""
+    protocol: Literal["deployed", "published"] = "deployed"
+    """As `cdga evaluate --protocol` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
-    arm: Literal["source_only", "cdga"] = "cdga"
-    """source_only never forwards a target image, so that BatchNorm does not leak."""
+    arm: Literal["source_only", "baseline", "cdga"] = "cdga"
+    """source_only never forwards a target image, so that BatchNorm does not leak; baseline has one discriminator on the
+    whole prediction (Tsai et al. 2018, BDL); cdga is Kim et al. 2021."""
+    rounds: int = 1
+    """2: pseudo-label the target with round 1's network, then train again from the initial weights with them (BDL)."""
     source: str = "streets:day"
     """Labelled data: KIND:PLACE, see `cdga_train.data.spec`."""
     source_split: str = "train"
@@ -84,39 +115,88 @@ class TrainConfig:
     weights: str | None = None
     """Published weights to start from; None is a random start."""
     imgsz: tuple[int, int] = (512, 1024)
-    """Height and width that the network sees, pixels."""
+    """Height and width that the network sees, pixels; those of the target where `source_imgsz` differs."""
+    source_imgsz: tuple[int, int] | None = None
+    """Height and width of the source images; None means `imgsz`."""
     iters: int = 120_000
     batch: int = 1
-    """Images of each domain in a step."""
+    """Images of each domain in a forward pass of one process."""
+    accumulate: int = 1
+    """Forward passes whose gradients are averaged into one step."""
     flip: bool = False
     """Mirror images at random."""
-    translate: Literal["none", "fda"] = "none"
-    """fda: give each source image the low-frequency amplitude of a random target image (Yang & Soatto 2020)."""
+    translate: Literal["none", "fda", "folder"] = "none"
+    """fda: give each source image the low-frequency amplitude of a random target image (Yang & Soatto 2020).
+    folder: read source images from `translated` instead, as BDL does with CycleGAN's outputs."""
     fda_beta: float = 0.01
+    translated: str | None = None
+    """Folder of translated source images, named as the source's samples are (NAME.png or NAME.jpg)."""
     num_groups: int = 8
     align_resolution: Literal["input", "head"] = "input"
     """Where C and D see the probabilities: at the input's size (the paper) or at the head's (far cheaper)."""
+    freeze_bn_affine: bool = False
+    """Keep the network's BatchNorm weights and biases as they are; its statistics are still the batch's (BDL)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the convolutions, by autocast; losses, softmax and weights are float32 always."""
+    channels_last: bool = True
+    """Memory layout of the network; faster on tensor cores and on CPUs."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes at the start, faster steps."""
+    deterministic: bool = False
+    """Bit-equal runs on CUDA too, at some cost; on a CPU they are so anyway."""
     losses: LossWeights = field(default_factory=LossWeights)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     seed: int = 0
     device: str = "auto"
     workers: int = 2
     """Threads that prepare batches."""
     cache_gib: float = 2.0
     """Keep resized images in memory while they fit into this."""
+    cache_dir: str | None = None
+    """Keep resized images in this folder too, for later epochs and runs."""
     log_every: int = 10
     save_every: int = 500
+    candidates: int = 10
+    """Networks kept on the way, evenly spread, for the choice without labels; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for key in ("iters", "batch", "num_groups", "workers", "log_every", "save_every"):
+        for key in ("iters", "batch", "accumulate", "num_groups", "workers", "log_every", "save_every"):
             if getattr(self, key) < 1:
                 raise UsageError(f"{key} is {getattr(self, key)}, wanted at least 1", where=key)
+        if self.candidates < 0:
+            raise UsageError(f"candidates is {self.candidates}, wanted at least 0", where="candidates")
+        if self.rounds not in {1, 2}:
+            raise UsageError(f"rounds is {self.rounds}, wanted 1 or 2", where="rounds")
+        if self.rounds == 2 and self.arm == "source_only":
+            raise UsageError(
+                "source_only never forwards a target image, and round 2 trains on them",
+                where="rounds",
+                fix="use arm=baseline losses.adversarial=0 for self-training alone",
+            )
         if not 0 <= self.fda_beta < 0.5:
             raise UsageError(f"fda_beta is {self.fda_beta}, wanted 0 to below 0.5", where="fda_beta")
         if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying
             raise UsageError(f"seed is {self.seed}, wanted 0 to {2**32 - 1}", where="seed")
-        if min(self.imgsz) < 32:
-            raise UsageError(f"imgsz is {self.imgsz}, wanted at least 32 by 32", where="imgsz")
+        for key, size in (("imgsz", self.imgsz), ("source_imgsz", self.source_size)):
+            if min(size) < 32:
+                raise UsageError(f"{key} is {size}, wanted at least 32 by 32", where=key)
+        if (self.translate == "folder") != (self.translated is not None):
+            raise UsageError("translate=folder and translated=FOLDER go together", where="translated")
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """Height and width of the source images."""
+        return self.source_imgsz or self.imgsz
+
+    @property
+    def is_adapting(self) -> bool:
+        """Whether the arm forwards target images."""
+        return self.arm != "source_only"
+
+    def candidate_iterations(self) -> frozenset[int]:
+        """The iterations after which a candidate is kept; the last one is always among them."""
+        return frozenset(-(-self.iters * n // self.candidates) for n in range(1, self.candidates + 1))
 
     def require_target(self) -> None:
         """Refuse an arm or a translation that looks at a target when none is named; a preset may leave it open.
@@ -124,9 +204,15 @@ class TrainConfig:
         Raises:
             UsageError: The target is missing.
         """
-        if self.target is None and (self.arm == "cdga" or self.translate == "fda"):
-            need = "arm=cdga" if self.arm == "cdga" else "translate=fda"
+        if self.target is None and (self.is_adapting or self.translate == "fda"):
+            need = f"arm={self.arm}" if self.is_adapting else "translate=fda"
             raise UsageError(f"{need} needs a target", where="target", fix="name one, e.g. --target video:ride.mp4")
+
+
+def _require_finite(group: LossWeights | OptimConfig, name: str, keys: Sequence[str]) -> None:
+    for key in keys:
+        if not 0 <= getattr(group, key) < float("inf"):
+            raise UsageError(f"{key} is {getattr(group, key)}, wanted a number of at least 0", where=f"{name}.{key}")
 
 
 def config_as_dict(config: TrainConfig) -> Plain:
@@ -170,6 +256,24 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
     return config_from_dict(values)
 
 
+def load_preset(preset: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """``preset``, changed by ``key=value`` words.
+
+    Where the preset is scored on its own target, another target of the same kind takes its place in ``score`` too; one
+    of another kind (a video) has no such labels.
+
+    Raises:
+        UsageError: As `load_config`.
+    """
+    config = load_config(preset, None, overrides)
+    is_named = any(word.partition("=")[0].strip() == "score.data" for word in overrides)
+    if is_named or preset.target is None or not preset.score.data == preset.target != config.target:
+        return config
+    kind, _, _ = preset.target.partition(":")
+    is_same_kind = (config.target or "").startswith(f"{kind}:")
+    return replace(config, score=replace(config.score, data=config.target if is_same_kind else None))
+
+
 def _check_keys(kind: type, values: Mapping[str, object], *, prefix: str) -> None:
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key, value in values.items():
@@ -184,7 +288,7 @@ def _check_keys(kind: type, values: Mapping[str, object], *, prefix: str) -> Non
             _check_keys(nested, value, prefix=f"{prefix}{key}.")
 
 
-_NESTED: Mapping[str, type] = {"losses": LossWeights, "optim": OptimConfig}
+_NESTED: Mapping[str, type] = {"losses": LossWeights, "optim": OptimConfig, "score": ScoreConfig}
 
 
 def _merge(values: Plain, changes: Mapping[str, object]) -> None:

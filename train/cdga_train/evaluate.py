@@ -9,7 +9,7 @@ from cdga_sdk.metrics import ConfusionMatrix, Scores
 from cdga_sdk.preprocess import UInt8Array
 from cdga_train.data.base import Dataset
 
-__all__ = ["evaluate"]
+__all__ = ["count", "evaluate"]
 
 
 def evaluate(
@@ -27,11 +27,22 @@ def evaluate(
         classes: What the score is stated over.
         on_frame: Called with the number of frames done.
     """
+    return count(predict, dataset, classes, on_frame=on_frame).scores()
+
+
+def count(
+    predict: Callable[[UInt8Array], UInt8Array],
+    dataset: Dataset,
+    classes: ClassSet,
+    *,
+    on_frame: Callable[[int], None] = lambda _: None,
+) -> ConfusionMatrix:
+    """As `evaluate`, but the counts themselves: those over 19 classes give the scores of every class set."""
     matrix = ConfusionMatrix(classes)
     for image_bgr, label in _pairs(dataset):
         matrix.add(predict(image_bgr), label)
         on_frame(matrix.frames)
-    return matrix.scores()
+    return matrix
 
 
 def _pairs(dataset: Dataset) -> Iterator[tuple[UInt8Array, UInt8Array]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from cdga_sdk.bundle import SUMS
-from cdga_sdk.errors import GateError, UsageError
+from cdga_sdk.errors import GateError, ResourceError, UsageError
 from cdga_sdk.labels import ClassSet
 from cdga_sdk.metrics import Scores
 from cdga_sdk.progress import progress_bar
@@ -14,35 +16,83 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_train.data.spec import open_labelled
 from cdga_train.evaluate import evaluate
 
-__all__ = ["refuse_below", "run_evaluate"]
+__all__ = ["PROTOCOLS", "refuse_below", "run_evaluate"]
+
+PROTOCOLS: Final = ("deployed", "published")
 
 
 def run_evaluate(
-    model: str, data: str, split: str, classes: ClassSet, *, backend: str, device: str, quiet: bool
+    model: str,
+    data: str,
+    split: str,
+    classes: ClassSet,
+    *,
+    backend: str,
+    device: str,
+    quiet: bool,
+    protocol: str = "deployed",
 ) -> tuple[Scores, str]:
     """Score ``model`` on ``data``; also returns what computed it. Only a checkpoint needs torch.
 
+    Args:
+        model: A bundle, a checkpoint or the folder of a run.
+        data: Labelled data, KIND:PLACE.
+        split: Its part.
+        classes: What the score is stated over.
+        backend: The runtime of a bundle.
+        device: Where it runs; ``auto`` is a GPU where there is one.
+        quiet: No progress bar.
+        protocol: ``deployed``: argmax at the network's size, then nearest to the label's, as a bundle works.
+            ``published``: probabilities bilinearly to the label's size, then argmax, as papers state mIoU.
+
     Raises:
+        UsageError: No such protocol, or a model that cannot be scored so.
         CdgaError: As `Segmenter`, `load_checkpoint` and `open_labelled` do.
     """
-    if (Path(model) / SUMS).is_file() or Path(model).suffix == ".cdga":
-        with Segmenter(model, backend=backend, device=device) as segmenter:
-            dataset = open_labelled(data, split, segmenter.imgsz)
-            with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
-                scores = evaluate(lambda image: segmenter(image).mask, dataset, classes, on_frame=advance)
-            return scores, segmenter.backend_name
-    if backend != "auto" or device not in {"auto", "cpu"}:
-        raise UsageError("--backend and --device are for bundles; a checkpoint is scored by torch on the CPU")
+    if protocol not in PROTOCOLS:
+        near = get_close_matches(protocol, PROTOCOLS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
+        raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
+    if not ((Path(model) / SUMS).is_file() or Path(model).suffix == ".cdga"):
+        if backend != "auto":
+            raise UsageError("--backend is for bundles; a checkpoint is scored by torch", where=model)
+        return _score_checkpoint(model, data, split, classes, device=device, quiet=quiet, protocol=protocol)
+    if protocol == "published":
+        raise UsageError(
+            "a bundle gives classes; the published protocol upsamples probabilities, which only a checkpoint has",
+            where=model,
+            fix="name the checkpoint, or use --protocol deployed",
+        )
+    with Segmenter(model, backend=backend, device=device) as segmenter:
+        dataset = open_labelled(data, split, segmenter.imgsz)
+        with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
+            scores = evaluate(lambda image: segmenter(image).mask, dataset, classes, on_frame=advance)
+        return scores, segmenter.backend_name
+
+
+def _score_checkpoint(
+    model: str, data: str, split: str, classes: ClassSet, *, device: str, quiet: bool, protocol: str
+) -> tuple[Scores, str]:
+    import torch
+
     from cdga_train.checkpoint import load_checkpoint
     from cdga_train.models.fused import FusedNetwork
-    from cdga_train.predict import predict_mask
-    from cdga_train.state import build_network
+    from cdga_train.predict import predict_mask, predict_mask_published
+    from cdga_train.state import build_network, choose_device
 
+    chosen = choose_device(device)
     checkpoint = load_checkpoint(model)
-    fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess)
     dataset = open_labelled(data, split, checkpoint.preprocess.imgsz_hw)
-    with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
-        return evaluate(partial(predict_mask, fused), dataset, classes, on_frame=advance), "torch cpu fp32"
+    try:
+        fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(chosen)
+        predict = partial(predict_mask_published if protocol == "published" else predict_mask, fused)
+        with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
+            scores = evaluate(predict, dataset, classes, on_frame=advance)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError("out of GPU memory", where=chosen, fix="use --device cpu") from error
+    # On a GPU torch's convolutions round their inputs to 10 bits unless told otherwise.
+    precision = "tf32" if chosen.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+    return scores, f"torch {chosen.type} {precision}"
 
 
 def refuse_below(scores: Scores, min_miou: float | None) -> None:

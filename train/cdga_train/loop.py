@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,20 @@ from types import FrameType
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError
-from cdga_train.checkpoint import LAST, Checkpoint, save_checkpoint
+from cdga_train.checkpoint import LAST, Checkpoint, candidate_file, save_checkpoint, save_keeping_previous
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.batches import Batch, Batches, prefetched
-from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.metrics_log import MetricsLog
 from cdga_train.models.fused import normalise
+from cdga_train.processes import ALONE, Processes
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
 
-__all__ = ["METRICS", "Progress", "train"]
+__all__ = ["METRICS", "Progress", "iterate", "train"]
 
 METRICS: Final = "metrics.jsonl"
 
@@ -42,19 +44,29 @@ class Progress:
 def train(
     config: TrainConfig,
     folder: Path,
+    source: Dataset,
+    target: Dataset | None = None,
     *,
     resume_from: Checkpoint | None = None,
+    pseudo_labels: str | None = None,
+    processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Train under ``config``, writing ``metrics.jsonl`` and ``last.safetensors`` into ``folder``.
+    """Train one round under ``config``, writing ``metrics.jsonl``, ``last.safetensors`` and candidates into ``folder``.
 
     The first SIGINT or SIGTERM ends the run after the iteration in hand, with a checkpoint.
 
     Args:
         config: The run; on a resume it may differ from the checkpoint's in length and machine settings.
         folder: An existing folder.
+        source: Labelled samples.
+        target: Samples of the target; their labels, if any, are pseudo-labels. None where the run looks at none.
         resume_from: Go on from this state.
+        pseudo_labels: sha256 of the target's pseudo-labels.
+        processes: This process among those that train together; the first one writes.
         on_progress: Called after every iteration.
+        on_note: Called with a line for people.
 
     Returns:
         The last checkpoint.
@@ -64,85 +76,105 @@ def train(
         DegradedError: A loss or weight became NaN or infinite; the last good checkpoint is kept.
         InputError: Data cannot be read.
     """
-    device = choose_device(config.device)
+    device = choose_device(processes.device_name(config.device))
     state = TrainingState.resumed(resume_from, config, device) if resume_from else TrainingState.new(config, device)
-    source = open_labelled(config.source, config.source_split, config.imgsz)
-    target = _open_target(config)
-    batches = Batches(source, target, config)
+    state.pseudo_labels = pseudo_labels
+    batches = Batches(source, target, config, processes.slots(config.accumulate))
     last = folder / LAST
+    log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
-    with _stop_signal() as stopped_by, MetricsLog(folder / METRICS, keep_until=state.iteration) as log:
+    with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
         waited_since = time.perf_counter()
         for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
             waited_s = time.perf_counter() - waited_since
             torch.manual_seed(config.seed * 1_000_003 + state.iteration)
-            try:
-                values = _iterate(state, _on_device(batch, state, device))
-            except torch.OutOfMemoryError as error:
-                raise ResourceError("out of GPU memory", where=device, fix="lower batch or imgsz") from error
+            values = iterate(state, batch, processes)
             log.add(values, waited_s=waited_s, lr=state.optimisers["network"].param_groups[0]["lr"])
-            stopping, ending = bool(stopped_by), state.iteration == config.iters
+            stopping, ending = processes.any(bool(stopped_by)), state.iteration == config.iters
             if state.iteration % config.log_every == 0 or stopping or ending:
-                _refuse_nan(log.write(state.iteration), state, last)
-            if state.iteration % config.save_every == 0 or stopping or ending:
-                _save(state, last)
+                _refuse_nan(log.write(state.iteration, processes.average_values), state, last)
+            _save_what_is_due(state, folder, processes, is_leaving=stopping or ending)
             on_progress(Progress(iteration=state.iteration, iters=config.iters, values=log.latest))
             if stopping and not ending:
-                raise InterruptedRunError(
-                    f"stopped at iteration {state.iteration} of {config.iters}; checkpoint written",
-                    where=last,
-                    fix=f"go on with: cdga train --resume {folder}",
-                    terminated=stopped_by[0] == signal.SIGTERM,
-                )
+                raise _interrupted(state, folder, is_terminated=signal.SIGTERM in stopped_by)
             waited_since = time.perf_counter()
+    if batches.is_disk_cache_full:
+        on_note(f"{config.cache_dir} is full or cannot be written to: images were kept in memory only")
     return last
 
 
-def _iterate(state: TrainingState, batch: TensorBatch) -> dict[str, torch.Tensor]:
-    """One iteration: G and C on the losses with D frozen, then D on detached inputs (cdga.md, Kim et al. 2021)."""
-    networks, optimisers = state.networks, state.optimisers
+def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes = ALONE) -> dict[str, Tensor]:
+    """One iteration: the gradients of its forward passes, averaged over them and the processes, then every step.
+
+    Returns:
+        The unweighted losses and what is watched beside them, by the names of the log; scalars on the device.
+
+    Raises:
+        ResourceError: The GPU's memory does not suffice.
+    """
     state.set_learning_rates()
-    for optimiser in optimisers.values():
+    for optimiser in state.optimisers.values():
         optimiser.zero_grad(set_to_none=True)
-    values: dict[str, torch.Tensor] = {}
-
-    networks.discriminator.requires_grad_(requires_grad=False)
-    loss_seg, source_logits_BChw = segmentation_loss(networks.network, batch)
-    total = loss_seg
-    values["seg"] = loss_seg.detach()
-    if state.config.arm == "cdga":
-        adaptation = adaptation_losses(networks, batch, source_logits_BChw, state.config)
-        total = total + adaptation.weighted_sum()
-        values |= adaptation.watched()
-    total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    if state.config.arm == "cdga":
-        networks.discriminator.requires_grad_(requires_grad=True)
-        loss_d = discriminator_loss(networks.discriminator, adaptation.source.detached(), adaptation.target.detached())
-        loss_d.backward()  # type: ignore[no-untyped-call]  # as above
-        values["d"] = loss_d.detach() / state.config.num_groups
-    for optimiser in optimisers.values():
-        optimiser.step()
+    values: dict[str, Tensor] = {}
+    try:
+        for batch in batches:
+            for name, value in _backward(state, _on_device(batch, state), share=1 / len(batches)).items():
+                values[name] = values.get(name, 0) + value / len(batches)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError("out of GPU memory", where=state.device, fix="lower batch or imgsz") from error
+    for name, optimiser in state.optimisers.items():
+        processes.average_gradients(state.networks.parts()[name].parameters())
+        state.scaler.step(optimiser)
+    state.scaler.update()
     state.iteration += 1
     return values
 
 
-def _open_target(config: TrainConfig) -> Dataset | None:
-    """The target, where the run looks at it at all: its images, or (FDA) only their amplitude."""
-    config.require_target()
-    if config.target is None or (config.arm == "source_only" and config.translate == "none"):
-        return None
-    return open_unlabelled(config.target, config.target_split, config.imgsz)
+def _backward(state: TrainingState, batch: TensorBatch, share: float) -> dict[str, Tensor]:
+    """Gradients of one forward pass: G and C on the losses with D frozen, then D on detached inputs (cdga.md, 3)."""
+    config, networks, scaler = state.config, state.networks, state.scaler
+    _train_discriminator(state, is_trained=False)
+    with state.autocast():
+        total, source_logits = segmentation_loss(networks.network, batch)
+        values = {"seg": total.detach()}
+        adaptation = None
+        if config.is_adapting:
+            adaptation = adaptation_losses(networks, batch, source_logits, config)
+            total = total + adaptation.weighted_sum()
+            values |= adaptation.logged()
+    scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    if adaptation is not None and networks.discriminator is not None:
+        _train_discriminator(state, is_trained=True)
+        with state.autocast():
+            loss_d = discriminator_loss(networks.discriminator, adaptation.source_view, adaptation.target_view)
+        scaler.scale(loss_d * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        num_groups = config.num_groups if config.arm == "cdga" else 1
+        values["d"] = loss_d.detach() / num_groups
+    return values
 
 
-def _on_device(batch: Batch, state: TrainingState, device: torch.device) -> TensorBatch:
-    def images(frames_BHWC: torch.Tensor) -> torch.Tensor:
-        return normalise(frames_BHWC.to(device, non_blocking=True), state.preprocess)
+def _train_discriminator(state: TrainingState, *, is_trained: bool) -> None:
+    if state.networks.discriminator is not None:
+        state.networks.discriminator.requires_grad_(requires_grad=is_trained)
 
+
+def _on_device(batch: Batch, state: TrainingState) -> TensorBatch:
+    def moved(tensor: Tensor) -> Tensor:
+        # Pinned memory is what lets the copy run beside the computation.
+        return (tensor.pin_memory() if state.device.type == "cuda" else tensor).to(state.device, non_blocking=True)
+
+    def images(frames_BHWC: Tensor) -> Tensor:
+        image_B3HW = normalise(moved(frames_BHWC), state.preprocess)
+        layout = torch.channels_last if state.config.channels_last else torch.contiguous_format
+        return image_B3HW.contiguous(memory_format=layout)
+
+    pseudo_BHW = batch.target_label_BHW
     return TensorBatch(
         source_B3HW=images(torch.from_numpy(batch.source_BHWC)),
-        label_BHW=torch.from_numpy(batch.label_BHW).to(device, non_blocking=True).long(),
+        label_BHW=moved(torch.from_numpy(batch.label_BHW)).long(),
         target_B3HW=None if batch.target_BHWC is None else images(torch.from_numpy(batch.target_BHWC)),
+        target_label_BHW=None if pseudo_BHW is None else moved(torch.from_numpy(pseudo_BHW)).long(),
     )
 
 
@@ -156,9 +188,42 @@ def _refuse_nan(values: dict[str, float], state: TrainingState, last: Path) -> N
         )
 
 
-def _save(state: TrainingState, last: Path) -> None:
-    _refuse_nan({}, state, last)
-    save_checkpoint(last, state.checkpoint())
+def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
+        where=folder / LAST,
+        fix=f"go on with: cdga train --resume {folder}",
+        terminated=is_terminated,
+    )
+
+
+def _save_what_is_due(state: TrainingState, folder: Path, processes: Processes, *, is_leaving: bool) -> None:
+    """Write the whole state every so often and at the end, and the network alone where it is a candidate."""
+    is_candidate = state.iteration in state.config.candidate_iterations()
+    is_due = is_leaving or state.iteration % state.config.save_every == 0
+    if not (is_candidate or is_due):
+        return
+    processes.average_buffers(state.networks.parts().values())
+    _refuse_nan({}, state, folder / LAST)
+    if is_candidate and processes.is_first:
+        save_checkpoint(candidate_file(folder, state.iteration), state.candidate())
+    if is_due and processes.is_first:
+        save_keeping_previous(folder, state.checkpoint())
+
+
+@contextmanager
+def _kernels(config: TrainConfig) -> Iterator[None]:
+    """Kernels that give the same bits each time, where asked for; else the fastest that cuDNN finds."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextmanager

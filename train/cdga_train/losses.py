@@ -152,10 +152,16 @@ def segmentation(logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
 
     Returns:
         Scalar, not negative. Known values: log(C) for equal logits; 0 with zero gradient if every pixel is ignored.
+
+    Raises:
+        RuntimeError: A label is neither a train id nor 255 (on CUDA, whenever the device reports it).
     """
-    label_BHW = label_BHW.long()
-    total = F.cross_entropy(_raised(logits_BCHW), label_BHW, ignore_index=IGNORE, reduction="sum")
-    return total / (label_BHW != IGNORE).sum().clamp_min(1)
+    labelled_BHW = label_BHW != IGNORE
+    at_BHW = label_BHW.long().where(labelled_BHW, 0)
+    # Not F.cross_entropy, which has no deterministic implementation on CUDA. Cost, forward and backward of 19 x 512 x
+    # 1024 on a CPU: 1.05 of its time on one core, 1.00 on two.
+    log_BHW = _raised(logits_BCHW).log_softmax(1).gather(1, at_BHW[:, None]).squeeze(1)
+    return -log_BHW.where(labelled_BHW, 0).sum() / labelled_BHW.sum().clamp_min(1)
 
 
 def adversarial(logits_BKhw: Tensor, is_source: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -20,11 +21,11 @@ class MetricsLog:
     """Averages values between two lines; on a resume, drops the lines that lie after the checkpoint.
 
     Args:
-        path: The file, appended to.
+        path: The file, appended to; None writes nothing (the other processes of a run).
         keep_until: Lines of later iterations are removed on opening.
     """
 
-    def __init__(self, path: Path, *, keep_until: int) -> None:
+    def __init__(self, path: Path | None, *, keep_until: int) -> None:
         self._path = path
         self._keep_until = keep_until
         self._stream: IO[str] | None = None
@@ -36,6 +37,8 @@ class MetricsLog:
         self.latest: dict[str, float] = {}
 
     def __enter__(self) -> Self:
+        if self._path is None:
+            return self
         if self._path.is_file():
             text = self._path.read_text(encoding="utf-8", errors="replace")
             lines = [line for line in text.splitlines() if self._is_kept(line)]
@@ -60,11 +63,12 @@ class MetricsLog:
         self._waited_s += waited_s
         self._lr = lr
 
-    def write(self, iteration: int) -> dict[str, float]:
-        """Write the mean of what was added since the last line, and return it."""
-        assert self._stream is not None
+    def write(
+        self, iteration: int, averaged: Callable[[dict[str, float]], dict[str, float]] = lambda means: means
+    ) -> dict[str, float]:
+        """Write the mean of what was added since the last line, ``averaged`` over the processes, and return it."""
         assert self._count
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        means = averaged({name: float(total) / self._count for name, total in self._sums.items()})
         elapsed_s = time.perf_counter() - self._since
         self.latest = {
             **means,
@@ -74,8 +78,9 @@ class MetricsLog:
         }
         # JSON has no NaN: null stands for it.
         rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in self.latest.items()}
-        self._stream.write(json.dumps({"iteration": iteration, **rounded}) + "\n")
-        self._stream.flush()
+        if self._stream is not None:
+            self._stream.write(json.dumps({"iteration": iteration, **rounded}) + "\n")
+            self._stream.flush()
         self._sums, self._count, self._waited_s = {}, 0, 0.0
         self._since = time.perf_counter()
         return means

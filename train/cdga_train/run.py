@@ -7,64 +7,92 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.errors import CdgaError, InputError, ModelError, UsageError
 from cdga_sdk.progress import progress_bar
-from cdga_train.config import TrainConfig, config_as_dict, load_config
-from cdga_train.presets import PRESETS
+from cdga_train.config import TrainConfig, config_as_dict, config_from_dict, load_config, load_preset
+from cdga_train.presets import PRESETS, require_weights
 
-__all__ = ["configure", "run_training"]
+if TYPE_CHECKING:
+    from cdga_train.loop import Progress
+    from cdga_train.processes import Processes
 
-_FREE_ON_RESUME = ("iters", "device", "workers", "cache_gib", "log_every", "save_every")
+__all__ = ["MANIFEST", "configure", "read_run", "run_training", "trained", "write_manifest"]
+
+MANIFEST: Final = "run.json"
+_FREE_ON_RESUME: Final = (
+    "iters",
+    "device",
+    "workers",
+    "cache_gib",
+    "cache_dir",
+    "log_every",
+    "save_every",
+    "candidates",
+    "compile",
+    "score",
+)
 
 
 def run_training(
     words: Sequence[str], flags: Sequence[str], *, resume: str | None, project: Path, name: str | None, quiet: bool
 ) -> Path:
-    """Train and return the last checkpoint. Overrides: first ``words`` behind the preset or file, then ``flags``.
+    """Train and return the run's result. Overrides: first ``words`` behind the preset or file, then ``flags``.
 
     Raises:
         UsageError: An unknown preset, key or value.
-        CdgaError: As `cdga_train.loop.train` does.
+        CdgaError: As `cdga_train.rounds.train_run` does.
     """
-    from cdga_train.checkpoint import find_checkpoint, load_checkpoint
-    from cdga_train.loop import METRICS, Progress, train
+    from cdga_train.processes import process_group
 
-    checkpoint = load_checkpoint(resume) if resume is not None else None
-    if checkpoint is None:
+    if resume is None:
         preset, config = configure(words, flags)
-        folder = new_run_folder(project, name or preset)
-        write_text(folder / "run.json", json.dumps(_manifest(config), indent=1) + "\n")
+        require_weights(config)
     else:
-        config = load_config(checkpoint.config, None, [*words, *flags])
-        folder = find_checkpoint(Path(resume or "")).parent
-        _refuse_other_run(checkpoint.config, config)
-        if checkpoint.iteration >= config.iters:
-            raise UsageError(
-                f"nothing to do: {checkpoint.iteration} of {config.iters} iterations are done", where=resume
-            )
-    with progress_bar(folder.name, config.iters, quiet=quiet) as advance:
+        before = read_run(_folder_of(Path(resume)))
+        config = load_config(before, None, [*words, *flags])
+        _refuse_other_run(before, config)
+    with process_group(config.device) as processes:
+        is_quiet = quiet or not processes.is_first
+        if resume is None:
+            folder = _new_folder(project, name or preset, processes)
+        else:
+            folder = _folder_of(Path(resume))
+            _refuse_finished(config, folder)
+        if processes.is_first:
+            write_manifest(folder, config)
+        with _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
+            result = trained(config, folder, processes, quiet=is_quiet)
+    if not is_quiet:
+        typer.echo(f"{config.iters} iterations of {config.arm} · {result}", err=True)
+    return result
 
-        def show(progress: Progress) -> None:
-            advance(progress.iteration, _losses(progress.values))
 
-        try:
-            last = train(config, folder, resume_from=checkpoint, on_progress=show)
-        except BaseException:
-            log = folder / METRICS
-            if checkpoint is None and not (log.is_file() and log.stat().st_size):  # ended before its first line
-                shutil.rmtree(folder)
-            raise
-    if not quiet:
-        typer.echo(f"{config.iters} iterations of {config.arm} · {last}", err=True)
-    return last
+def trained(config: TrainConfig, folder: Path, processes: Processes, *, quiet: bool) -> Path:
+    """`cdga_train.rounds.train_run` with a progress bar and its notes on stderr."""
+    from cdga_train.rounds import Watcher, round_folders, train_run
+
+    iters = config.iters * config.rounds
+    offsets = {f.name: number * config.iters for number, f in enumerate(round_folders(config, folder))}
+    with progress_bar(folder.name, iters, quiet=quiet) as advance:
+
+        def show(round_name: str, progress: Progress) -> None:
+            advance(offsets[round_name] + progress.iteration, _losses(progress.values))
+
+        def note(line: str) -> None:
+            if not quiet:
+                typer.echo(f"{folder.name}: {line}", err=True)
+
+        return train_run(config, folder, processes=processes, watcher=Watcher(progress=show, note=note))
 
 
 def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainConfig]:
@@ -80,7 +108,7 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
         raise UsageError(f"got two presets or files: {bases[0]} and {bases[1]}", fix="name one")
     base = bases[0] if bases else "streets_cdga"
     if base in PRESETS:
-        return base, load_config(PRESETS[base](), None, [*overrides, *flags])
+        return base, load_preset(PRESETS[base](), [*overrides, *flags])
     file = Path(base)
     if file.suffix.lower() not in {".yaml", ".yml", ".toml"}:
         near = get_close_matches(base, PRESETS, n=1)
@@ -89,6 +117,82 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     if not file.is_file():
         raise InputError("no such configuration file", where=file)
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
+
+
+def read_run(folder: Path) -> TrainConfig:
+    """The configuration of the run in ``folder``.
+
+    Raises:
+        InputError: There is no run.
+        ModelError: Its description is damaged, or of another version.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputError(f"no {MANIFEST} in this folder", where=folder, fix="name the folder of a run of cdga train")
+    try:
+        return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("the run's description is damaged", where=file) from error
+    except UsageError as error:
+        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
+
+
+def write_manifest(folder: Path, config: TrainConfig) -> None:
+    """``run.json``: what makes a run: configuration, versions, machine, time."""
+    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python")
+    manifest = {
+        "config": config_as_dict(config),
+        "cdga_sdk": __version__,
+        "packages": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _folder_of(path: Path) -> Path:
+    """The run's folder, given it, its ``last.safetensors``, or one of its rounds."""
+    from cdga_train.checkpoint import LAST
+
+    if not path.exists():
+        raise InputError("no such run", where=path, fix="name the folder of a run of cdga train")
+    if path.is_file() and path.name != LAST:
+        raise UsageError("a run goes on from its last checkpoint alone", where=path, fix="name the run's folder")
+    inside = [path, *path.parents] if path.is_dir() else list(path.parents)
+    return next((folder for folder in inside[:3] if (folder / MANIFEST).is_file()), inside[0])
+
+
+def _new_folder(project: Path, name: str, processes: Processes) -> Path:
+    if not processes.is_first:
+        text = processes.word("")
+        if not text:
+            raise UsageError("the first process could not make the run's folder", where=project)
+        return Path(text)
+    try:
+        folder = new_run_folder(project, name)
+    except CdgaError:
+        processes.word("")
+        raise
+    return Path(processes.word(str(folder)))
+
+
+def _refuse_finished(config: TrainConfig, folder: Path) -> None:
+    from cdga_train.rounds import is_finished
+
+    if is_finished(config, folder):
+        raise UsageError(f"nothing to do: {config.iters} of {config.iters} iterations are done", where=folder)
+
+
+@contextmanager
+def _gone_if_nothing_came(folder: Path, *, is_new: bool) -> Iterator[None]:
+    """Remove a new run's folder if the run ends before the first line of its log."""
+    try:
+        yield
+    except BaseException:
+        if is_new and not any(log.stat().st_size for log in folder.rglob("metrics.jsonl")):
+            shutil.rmtree(folder)
+        raise
 
 
 def _refuse_other_run(before: TrainConfig, after: TrainConfig) -> None:
@@ -108,21 +212,8 @@ def _refuse_other_run(before: TrainConfig, after: TrainConfig) -> None:
 
 
 def _losses(values: dict[str, float]) -> str:
-    shown = ("seg", "co", "orth", "cadv", "cl", "d")
+    shown = ("seg", "ssl", "co", "orth", "adv", "cadv", "cl", "d")
     return "  ".join(f"{name} {values[name]:.3g}" for name in shown if name in values)
-
-
-def _manifest(config: TrainConfig) -> dict[str, object]:
-    """What made a run: configuration, versions, machine, time."""
-    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python")
-    return {
-        "config": config_as_dict(config),
-        "cdga_sdk": __version__,
-        "packages": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _installed(package: str) -> bool:

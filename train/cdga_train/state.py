@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cdga_sdk.errors import ModelError, ResourceError, UsageError, one_line
@@ -16,10 +18,11 @@ from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.checkpoint import Checkpoint, read_published_weights
 from cdga_train.config import TrainConfig
-from cdga_train.models.discriminator import GroupDiscriminator
+from cdga_train.models.base import SegmentationNetwork
+from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
 from cdga_train.models.grouping import GroupingNetwork
 from cdga_train.models.registry import network_spec
-from cdga_train.step import CdgaNetworks
+from cdga_train.step import Networks
 
 __all__ = ["TrainingState", "build_network", "choose_device", "load_weights"]
 
@@ -29,6 +32,7 @@ _KEPT_BY: Final[Mapping[type[Optimizer], frozenset[str]]] = {
     Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
+_AUTOCAST: Final[Mapping[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,35 +81,52 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Networks and optimisers of one run; `iteration` counts the iterations done."""
+    """Networks and optimisers of one run.
+
+    Attributes:
+        config: The run.
+        device: Where the networks are.
+        preprocess: What G's input must look like.
+        networks: G, C and D.
+        optimisers: One for each of them, by the same names.
+        scaler: Scales the losses in fp16, so that small gradients survive; does nothing otherwise.
+        iteration: Iterations done.
+        pseudo_labels: sha256 of the label set that the run trains on; None in round 1.
+    """
 
     config: TrainConfig
+    device: torch.device
     preprocess: Preprocess
-    networks: CdgaNetworks
+    networks: Networks
     optimisers: dict[str, Optimizer]
+    scaler: GradScaler
     iteration: int = 0
+    pseudo_labels: str | None = None
 
     @classmethod
     def new(cls, config: TrainConfig, device: torch.device) -> TrainingState:
         """Random weights from the seed, or the published ones that the configuration names."""
         torch.manual_seed(config.seed)
-        spec = network_spec(config.model, config.imgsz)
-        num_classes = len(CITYSCAPES_NAMES)
-        networks = CdgaNetworks(
-            network=spec.build(num_classes),
-            grouping=GroupingNetwork(num_classes, config.num_groups),
-            discriminator=GroupDiscriminator(num_classes),
-        )
+        networks = _networks(config)
         if config.weights is not None:
-            published = spec.published_state(read_published_weights(config.weights))
-            load_weights(networks.network, published, config.weights)
-        for module in (networks.network, networks.grouping, networks.discriminator):
+            spec = network_spec(config.model, config.imgsz)
+            spec.load_published(networks.network, read_published_weights(config.weights))
+        if config.freeze_bn_affine:
+            _freeze_affine(networks.network)
+        for module in networks.parts().values():
             module.to(device).train()
+        if config.channels_last:
+            networks.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
+        if config.compile:
+            for module in networks.parts().values():
+                module.compile()
         return cls(
             config=config,
+            device=device,
             preprocess=Preprocess(imgsz_hw=config.imgsz),
             networks=networks,
             optimisers=_optimisers(networks, config),
+            scaler=GradScaler(device.type, enabled=config.precision == "fp16"),
         )
 
     @classmethod
@@ -118,11 +139,14 @@ class TrainingState:
         # Published weights need not be there any more: every tensor comes from the checkpoint.
         state = cls.new(replace(config, weights=None), device)
         state.config = config
-        for name, module in state._modules().items():
+        for name, module in state.networks.parts().items():
             load_weights(module, checkpoint.part(name), f"the checkpoint's {name}")
         for name, optimiser in state.optimisers.items():
             _load_optimiser(optimiser, checkpoint.part(f"optim/{name}"))
+        if state.scaler.is_enabled():
+            state.scaler.load_state_dict(_scaler_state(state.scaler, checkpoint.part("scaler")))
         state.iteration = checkpoint.iteration
+        state.pseudo_labels = checkpoint.pseudo_labels
         return state
 
     def set_learning_rates(self) -> None:
@@ -134,18 +158,24 @@ class TrainingState:
             for group in optimiser.param_groups:
                 group["lr"] = group["base_lr"] * factor
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the forward passes: convolutions in the configured precision."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
     def checkpoint(self) -> Checkpoint:
         """Everything that `resumed` needs."""
-        tensors = {f"{part}/{k}": v for part, m in self._modules().items() for k, v in m.state_dict().items()}
+        tensors = {f"{part}/{k}": v for part, m in self.networks.parts().items() for k, v in m.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             tensors.update({f"optim/{name}/{k}": v for k, v in _optimiser_tensors(optimiser).items()})
-        return Checkpoint(
-            config=self.config,
-            iteration=self.iteration,
-            preprocess=self.preprocess,
-            names=CITYSCAPES_NAMES,
-            tensors=tensors,
-        )
+        if self.scaler.is_enabled():
+            kept = self.scaler.state_dict()
+            tensors.update({f"scaler/{key}": torch.tensor(kept[key], dtype=torch.float64) for key in _SCALER_KEYS})
+        return self._checkpoint_of(tensors)
+
+    def candidate(self) -> Checkpoint:
+        """The segmentation network alone: what is exported, scored and chosen between."""
+        return self._checkpoint_of({f"network/{k}": v for k, v in self.networks.network.state_dict().items()})
 
     def fingerprint(self) -> str:
         """sha256 of every weight and optimiser tensor: equal runs have equal fingerprints."""
@@ -158,32 +188,73 @@ class TrainingState:
         """Whether every tensor that a checkpoint would hold is finite: weights, BatchNorm's statistics, optimisers."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.checkpoint().tensors.values())
 
-    def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"network": self.networks.network}
-        if self.config.arm == "cdga":
-            modules |= {"grouping": self.networks.grouping, "discriminator": self.networks.discriminator}
-        return modules
+    def _checkpoint_of(self, tensors: dict[str, Tensor]) -> Checkpoint:
+        return Checkpoint(
+            config=self.config,
+            iteration=self.iteration,
+            preprocess=self.preprocess,
+            names=CITYSCAPES_NAMES,
+            tensors=tensors,
+            pseudo_labels=self.pseudo_labels,
+        )
 
 
-def _optimisers(networks: CdgaNetworks, config: TrainConfig) -> dict[str, Optimizer]:
+_SCALER_KEYS: Final = ("scale", "_growth_tracker")
+
+
+def _scaler_state(scaler: GradScaler, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+    if set(kept) != set(_SCALER_KEYS):
+        raise ModelError("the checkpoint has no loss scale", fix="resume with the same precision")
+    scale, growth_tracker = (float(kept[key]) for key in _SCALER_KEYS)
+    return {**scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth_tracker)}
+
+
+def _networks(config: TrainConfig) -> Networks:
+    network_spec(config.model, config.source_size)  # refuses a size that does not fit
+    spec = network_spec(config.model, config.imgsz)
+    num_classes = len(CITYSCAPES_NAMES)
+    network = spec.build(num_classes)
+    match config.arm:
+        case "source_only":
+            return Networks(network=network)
+        case "baseline":
+            return Networks(network=network, discriminator=OutputDiscriminator(num_classes))
+        case "cdga":
+            return Networks(
+                network=network,
+                grouping=GroupingNetwork(num_classes, config.num_groups),
+                discriminator=GroupDiscriminator(num_classes, detach_q=config.losses.detach_q),
+            )
+
+
+def _freeze_affine(network: SegmentationNetwork) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for parameter in (module.weight, module.bias):
+                parameter.requires_grad_(False)  # noqa: FBT003 - positional only in torch's own types
+
+
+def _optimisers(networks: Networks, config: TrainConfig) -> dict[str, Optimizer]:
     optim = config.optim
     decay, momentum = optim.weight_decay, optim.momentum
-    network = _with_base_lr(networks.network.parameters(), optim.lr)
+    network = _with_base_lr(networks.network.backbone.parameters(), optim.lr)
+    network += _with_base_lr(networks.network.head.parameters(), optim.lr * optim.head_lr_factor)
     optimisers: dict[str, Optimizer] = {
         "network": SGD(network, lr=optim.lr, momentum=momentum, weight_decay=decay)
         if optim.name == "sgd"
         else AdamW(network, lr=optim.lr, weight_decay=decay)
     }
-    if config.arm == "cdga":
+    if networks.grouping is not None:
         grouping = _with_base_lr(networks.grouping.parameters(), optim.grouping_lr)
-        discriminator = _with_base_lr(networks.discriminator.parameters(), optim.discriminator_lr)
         optimisers["grouping"] = SGD(grouping, lr=optim.grouping_lr, momentum=momentum, weight_decay=decay)
+    if networks.discriminator is not None:
+        discriminator = _with_base_lr(networks.discriminator.parameters(), optim.discriminator_lr)
         optimisers["discriminator"] = Adam(discriminator, lr=optim.discriminator_lr, betas=(0.9, 0.99))
     return optimisers
 
 
 def _with_base_lr(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
-    return [{"params": list(parameters), "base_lr": lr}]
+    return [{"params": [p for p in parameters if p.requires_grad], "base_lr": lr}]
 
 
 def _optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
-"""One iteration's losses: no backward, no optimiser, no logging.
+"""One forward pass's losses: no backward, no optimiser, no logging.
 
-Axes: B images of a domain, C classes, K groups, H x W the input's pixels, h x w those of the head.
+Axes: B images of a domain, C classes, K groups, H x W the input's pixels, h x w those of the head. The two domains may
+have inputs of different sizes: everything that couples them is (B, K, C).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 
 from cdga_train import losses
 from cdga_train.config import TrainConfig
-from cdga_train.models.discriminator import GroupDiscriminator
+from cdga_train.models.base import SegmentationNetwork
+from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
 from cdga_train.models.grouping import GroupingNetwork
 
 __all__ = [
     "Adaptation",
-    "CdgaNetworks",
-    "Grouped",
+    "Logits",
+    "Networks",
     "TensorBatch",
     "adaptation_losses",
     "discriminator_loss",
@@ -29,120 +32,180 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBatch:
-    """A batch on the device: normalised float32 images and int64 labels."""
+    """A batch on the device: normalised float32 images and int64 labels.
+
+    Attributes:
+        source_B3HW: Source images.
+        label_BHW: Their labels, 255 ignored.
+        target_B3HW: Target images, of their own size; None where the arm sees none.
+        target_label_BHW: Pseudo-labels of the target, 255 ignored; None in round 1.
+    """
 
     source_B3HW: Tensor
     label_BHW: Tensor
-    target_B3HW: Tensor | None
+    target_B3HW: Tensor | None = None
+    target_label_BHW: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CdgaNetworks:
-    """G, and what only training needs: C and D."""
+class Networks:
+    """G, and what only training needs: D, and C in the CDGA arm."""
 
-    network: nn.Module
-    grouping: GroupingNetwork
-    discriminator: GroupDiscriminator
+    network: SegmentationNetwork
+    grouping: GroupingNetwork | None = None
+    discriminator: GroupDiscriminator | OutputDiscriminator | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Those that there are, by the names they have in a checkpoint."""
+        named = {"network": self.network, "grouping": self.grouping, "discriminator": self.discriminator}
+        return {name: module for name, module in named.items() if module is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grouped:
-    """One domain's probabilities P, group maps H and class distributions Q of the groups."""
+class Logits:
+    """G's output for an input of ``size_hw``."""
 
-    prob_BCHW: Tensor
-    group_BKHW: Tensor
-    q_BKC: Tensor
+    head_BChw: Tensor
+    size_hw: tuple[int, int]
 
-    def detached(self) -> Grouped:
-        """The same values without their graph."""
-        return Grouped(
-            prob_BCHW=self.prob_BCHW.detach(), group_BKHW=self.group_BKHW.detach(), q_BKC=self.q_BKC.detach()
-        )
+    @cached_property
+    def upsampled(self) -> Tensor:
+        """(B, C, H, W) float32, at the input's size; made once, and only where it is asked for."""
+        return F.interpolate(self.head_BChw.float(), size=self.size_hw, mode="bilinear", align_corners=False)
+
+    def probabilities(self, config: TrainConfig) -> Tensor:
+        """P: (B, C, H, W), or (B, C, h, w), float32, at the resolution where C and D see it."""
+        logits = self.upsampled if config.align_resolution == "input" else self.head_BChw
+        return logits.float().softmax(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """The unweighted losses that G and C minimise beside L_seg, and what they were made of.
+    """The unweighted losses that G and C minimise beside L_seg, and what D gets of each domain.
 
     Attributes:
-        values: ``co``, ``orth``, ``cadv`` (the flipped-label term on the target) and ``cl``: scalars.
+        values: Scalars: ``adv`` (baseline); ``co``, ``orth``, ``cadv`` and ``cl`` (CDGA); ``ssl`` in round 2.
         weights: One weight per loss.
-        source: The source domain's groups, with their graph.
-        target: The target domain's.
+        source_view: The discriminator's arguments for the source domain, with their graph.
+        target_view: Those for the target.
+        watched: Further values for the log, without a graph.
     """
 
     values: dict[str, Tensor]
     weights: dict[str, float]
-    source: Grouped
-    target: Grouped
+    source_view: tuple[Tensor, ...]
+    target_view: tuple[Tensor, ...]
+    watched: dict[str, Tensor]
 
     def weighted_sum(self) -> Tensor:
         """The scalar to add to L_seg. A loss of weight 0 is left out of the graph."""
         terms = [weight * self.values[name] for name, weight in self.weights.items() if weight]
-        return torch.stack(terms).sum() if terms else torch.zeros_like(self.values["co"])
+        return torch.stack(terms).sum() if terms else torch.zeros_like(next(iter(self.values.values())))
 
-    def watched(self) -> dict[str, Tensor]:
-        """The losses, and the entropy of the mean group assignment: log K when all groups are used, 0 when one is."""
-        mean_K = self.target.group_BKHW.detach().mean(dim=(0, 2, 3))
-        entropy = -(mean_K * mean_K.clamp_min(1e-8).log()).sum()
-        return {**{k: v.detach() for k, v in self.values.items()}, "group_entropy": entropy}
+    def logged(self) -> dict[str, Tensor]:
+        """Every value for the log, detached."""
+        return {name: value.detach() for name, value in {**self.values, **self.watched}.items()}
 
 
-def segmentation_loss(network: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-    """L_seg on the source, and the source's head-resolution logits (B, C, h, w)."""
-    logits_BChw = network(batch.source_B3HW)
-    return losses.segmentation(_upsampled(logits_BChw, batch.source_B3HW), batch.label_BHW), logits_BChw
+def segmentation_loss(network: nn.Module, batch: TensorBatch) -> tuple[Tensor, Logits]:
+    """L_seg on the source, and the source's logits."""
+    logits = _logits(network, batch.source_B3HW)
+    return losses.segmentation(logits.upsampled, batch.label_BHW), logits
 
 
-def adaptation_losses(
-    networks: CdgaNetworks, batch: TensorBatch, source_logits_BChw: Tensor, config: TrainConfig
-) -> Adaptation:
-    """The losses of Kim et al. 2021, eq. 1-5, as G and C see them.
+def adaptation_losses(networks: Networks, batch: TensorBatch, source: Logits, config: TrainConfig) -> Adaptation:
+    """The losses beside L_seg, as G and C see them. D must be frozen by the caller.
 
-    The adversarial term is the flipped-label one on the target. D must be frozen by the caller.
+    The adversarial term is the flipped-label one on the target (cdga.md after BDL), or on both domains if the
+    configuration says so.
     """
     assert batch.target_B3HW is not None
-    source = _grouped(networks, source_logits_BChw, batch.source_B3HW, config)
-    target = _grouped(networks, networks.network(batch.target_B3HW), batch.target_B3HW, config)
-    m_source_BKC = losses.group_peak(source.prob_BCHW, source.group_BKHW)
-    m_target_BKC = losses.group_peak(target.prob_BCHW, target.group_BKHW)
-    fooled_BKhw = networks.discriminator(target.prob_BCHW, target.group_BKHW, target.q_BKC)
-    return Adaptation(
-        values={
-            "co": losses.semantic_consistency(source.q_BKC, target.q_BKC),
-            "orth": losses.orthogonality(source.q_BKC) + losses.orthogonality(target.q_BKC),
-            "cadv": losses.adversarial(fooled_BKhw, is_source=True),
-            "cl": losses.class_equivalence(m_source_BKC, m_target_BKC, config.losses.tau),
-        },
-        weights={
-            "co": config.losses.semantic_consistency,
-            "orth": config.losses.orthogonality,
-            "cadv": config.losses.adversarial,
-            "cl": config.losses.class_equivalence,
-        },
-        source=source,
-        target=target,
+    target = _logits(networks.network, batch.target_B3HW)
+    of_arm = _cdga if config.arm == "cdga" else _baseline
+    adaptation = of_arm(networks, source.probabilities(config), target.probabilities(config), config)
+    if batch.target_label_BHW is None:
+        return adaptation
+    loss_ssl = losses.segmentation(target.upsampled, batch.target_label_BHW)
+    return replace(
+        adaptation,
+        values={**adaptation.values, "ssl": loss_ssl},
+        weights={**adaptation.weights, "ssl": config.losses.pseudo_label},
     )
 
 
-def discriminator_loss(discriminator: GroupDiscriminator, source: Grouped, target: Grouped) -> Tensor:
+def discriminator_loss(
+    discriminator: nn.Module, source_view: tuple[Tensor, ...], target_view: tuple[Tensor, ...]
+) -> Tensor:
     """What D minimises: its cross-entropy on both domains, half a weight each (sum over K groups).
 
-    ``source`` and ``target`` must be detached, so that this sends no gradient to G or C.
+    Detaches what it is given, so that this sends no gradient to G or C.
     """
-    real_BKhw = discriminator(source.prob_BCHW, source.group_BKHW, source.q_BKC)
-    fake_BKhw = discriminator(target.prob_BCHW, target.group_BKHW, target.q_BKC)
+    real_BKhw = discriminator(*(tensor.detach() for tensor in source_view))
+    fake_BKhw = discriminator(*(tensor.detach() for tensor in target_view))
     return 0.5 * (losses.adversarial(real_BKhw, is_source=True) + losses.adversarial(fake_BKhw, is_source=False))
 
 
-def _grouped(networks: CdgaNetworks, logits_BChw: Tensor, image_B3HW: Tensor, config: TrainConfig) -> Grouped:
-    if config.align_resolution == "input":
-        logits_BChw = _upsampled(logits_BChw, image_B3HW)
-    prob_BCHW = logits_BChw.float().softmax(dim=1)
-    group_BKHW = networks.grouping(prob_BCHW)
-    q_BKC = losses.group_distribution(prob_BCHW, group_BKHW, group_normalise=config.losses.group_normalise)
-    return Grouped(prob_BCHW=prob_BCHW, group_BKHW=group_BKHW, q_BKC=q_BKC)
+def _cdga(networks: Networks, source_BCHW: Tensor, target_BCHW: Tensor, config: TrainConfig) -> Adaptation:
+    """Kim et al. 2021, eq. 1-5."""
+    assert networks.grouping is not None
+    weights = config.losses
+    group_source_BKHW, group_target_BKHW = networks.grouping(source_BCHW), networks.grouping(target_BCHW)
+    q_source_BKC, q_target_BKC = (
+        losses.group_distribution(prob_BCHW, group_BKHW, group_normalise=weights.group_normalise)
+        for prob_BCHW, group_BKHW in ((source_BCHW, group_source_BKHW), (target_BCHW, group_target_BKHW))
+    )
+    m_source_BKC = losses.group_peak(source_BCHW, group_source_BKHW)
+    m_target_BKC = losses.group_peak(target_BCHW, group_target_BKHW)
+    source_view = (source_BCHW, group_source_BKHW, q_source_BKC)
+    target_view = (target_BCHW, group_target_BKHW, q_target_BKC)
+    return Adaptation(
+        values={
+            "co": losses.semantic_consistency(q_source_BKC, q_target_BKC),
+            "orth": losses.orthogonality(q_source_BKC) + losses.orthogonality(q_target_BKC),
+            "cadv": _flipped(networks, source_view, target_view, config),
+            "cl": losses.class_equivalence(m_source_BKC, m_target_BKC, weights.tau),
+        },
+        weights={
+            "co": weights.semantic_consistency,
+            "orth": weights.orthogonality,
+            "cadv": weights.adversarial,
+            "cl": weights.class_equivalence,
+        },
+        source_view=source_view,
+        target_view=target_view,
+        watched={"group_entropy": _entropy_of_mean(group_target_BKHW.detach())},
+    )
 
 
-def _upsampled(logits_BChw: Tensor, image_B3HW: Tensor) -> Tensor:
-    return F.interpolate(logits_BChw.float(), size=image_B3HW.shape[2:], mode="bilinear", align_corners=False)
+def _baseline(networks: Networks, source_BCHW: Tensor, target_BCHW: Tensor, config: TrainConfig) -> Adaptation:
+    """One discriminator on P as a whole (Tsai et al. 2018, as in BDL, Li et al. 2019)."""
+    source_view, target_view = (source_BCHW,), (target_BCHW,)
+    return Adaptation(
+        values={"adv": _flipped(networks, source_view, target_view, config)},
+        weights={"adv": config.losses.adversarial},
+        source_view=source_view,
+        target_view=target_view,
+        watched={},
+    )
+
+
+def _flipped(
+    networks: Networks, source_view: tuple[Tensor, ...], target_view: tuple[Tensor, ...], config: TrainConfig
+) -> Tensor:
+    """The adversarial loss of G and C: D's cross-entropy with the wrong label."""
+    assert networks.discriminator is not None
+    loss = losses.adversarial(networks.discriminator(*target_view), is_source=True)
+    if config.losses.adversarial_domains == "both":
+        loss = loss + losses.adversarial(networks.discriminator(*source_view), is_source=False)
+    return loss
+
+
+def _entropy_of_mean(group_BKHW: Tensor) -> Tensor:
+    """Entropy of the mean group assignment: log K when all groups are used, 0 when one is."""
+    mean_K = group_BKHW.mean(dim=(0, 2, 3))
+    return -(mean_K * mean_K.clamp_min(1e-8).log()).sum()
+
+
+def _logits(network: nn.Module, image_B3HW: Tensor) -> Logits:
+    height, width = image_B3HW.shape[2:]
+    return Logits(head_BChw=network(image_B3HW), size_hw=(height, width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +21,11 @@ SAMPLE_BYTES = 32 * 64 * 4  # three of the image, one of the label
 
 
 class Counting:
-    """Labelled samples in which image (BGR: x, index, x) and label (x) tell where each pixel came from."""
+    """Samples in which image (BGR: x, index, x) and label (x) tell where each pixel came from."""
 
-    is_labelled = True
-
-    def __init__(self, length: int = 10, *, offset: int = 0) -> None:
+    def __init__(self, length: int = 10, *, offset: int = 0, is_labelled: bool = True) -> None:
         self.asked: list[int] = []
+        self.is_labelled = is_labelled
         self._length = length
         self._offset = offset
 
@@ -36,7 +36,14 @@ class Counting:
         self.asked.append(index)
         label: UInt8Array = np.broadcast_to(np.arange(64, dtype=np.uint8), SIZE_HW).copy()
         image = np.stack([label, np.full(SIZE_HW, self._offset + index, np.uint8), label], axis=2)
-        return Sample(name=str(index), image_bgr=image, label=label)
+        return Sample(name=str(index), image_bgr=image, label=label if self.is_labelled else None)
+
+    def identity(self) -> str:
+        return f"{self._offset} {self._length} {self.is_labelled}"
+
+
+def target_samples() -> Counting:
+    return Counting(offset=100, is_labelled=False)
 
 
 CONFIG = TrainConfig(imgsz=SIZE_HW, batch=3, flip=True, seed=5)
@@ -52,18 +59,18 @@ def indices(images_BHWC: UInt8Array) -> list[int]:
 
 
 def test_a_batch_follows_from_seed_and_iteration_alone() -> None:
-    forwards = Batches(Counting(), Counting(offset=100), CONFIG)
-    backwards = Batches(Counting(), Counting(offset=100), replace(CONFIG, cache_gib=0.0, workers=7))
-    batches = {i: forwards[i] for i in range(8)}
-    assert all(equal(batches[i], backwards[i]) for i in reversed(range(8)))
-    assert all(equal(batches[i], forwards[i]) for i in range(8))
+    forwards = Batches(Counting(), target_samples(), CONFIG)
+    backwards = Batches(Counting(), target_samples(), replace(CONFIG, cache_gib=0.0, workers=7))
+    batches = {i: forwards[i][0] for i in range(8)}
+    assert all(equal(batches[i], backwards[i][0]) for i in reversed(range(8)))
+    assert all(equal(batches[i], forwards[i][0]) for i in range(8))
     assert len({tuple(indices(b.source_BHWC)) for b in batches.values()}) > 4
-    other_seed = Batches(Counting(), Counting(offset=100), replace(CONFIG, seed=6))
-    assert not all(equal(batches[i], other_seed[i]) for i in range(8))
+    other_seed = Batches(Counting(), target_samples(), replace(CONFIG, seed=6))
+    assert not all(equal(batches[i], other_seed[i][0]) for i in range(8))
 
 
 def test_shapes_order_and_domains() -> None:
-    batch = Batches(Counting(), Counting(offset=100), CONFIG)[0]
+    batch = Batches(Counting(), target_samples(), CONFIG)[0][0]
     assert batch.target_BHWC is not None
     assert batch.source_BHWC.shape == batch.target_BHWC.shape == (3, 32, 64, 3)
     assert batch.label_BHW.shape == (3, 32, 64)
@@ -83,17 +90,20 @@ def test_images_become_rgb_of_the_networks_size() -> None:
             label: UInt8Array = np.zeros((16, 16), np.uint8)
             return Sample(name="blue", image_bgr=np.full((16, 16, 3), (255, 0, 9), np.uint8), label=label)
 
-    batch = Batches(Blue(), Blue(), CONFIG)[0]
+        def identity(self) -> str:
+            return "blue"
+
+    (batch,) = Batches(Blue(), Blue(), CONFIG)[0]
     assert batch.source_BHWC.shape == (3, 32, 64, 3)
     assert batch.source_BHWC[0, 0, 0].tolist() == [9, 0, 255]
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_flips_keep_image_and_label_together(flip: bool) -> None:
-    batches = Batches(Counting(), Counting(offset=100), replace(CONFIG, flip=flip))
+    batches = Batches(Counting(), target_samples(), replace(CONFIG, flip=flip))
     mirrored = []
     for i in range(20):
-        batch = batches[i]
+        (batch,) = batches[i]
         assert (batch.source_BHWC[..., 0] == batch.label_BHW).all()
         assert (batch.source_BHWC[..., 2] == batch.label_BHW).all()
         mirrored += [bool(row[0] == 63) for row in batch.label_BHW[:, 0]]
@@ -102,8 +112,8 @@ def test_flips_keep_image_and_label_together(flip: bool) -> None:
 
 def test_fda_only_when_asked() -> None:
     plain_config = replace(CONFIG, flip=False)
-    plain = Batches(Counting(), Counting(offset=100), plain_config)[4]
-    fda = Batches(Counting(), Counting(offset=100), replace(plain_config, translate="fda", fda_beta=0.05))[4]
+    plain = Batches(Counting(), target_samples(), plain_config)[4][0]
+    fda = Batches(Counting(), target_samples(), replace(plain_config, translate="fda", fda_beta=0.05))[4][0]
     assert plain.target_BHWC is not None
     assert fda.target_BHWC is not None
     assert (fda.target_BHWC == plain.target_BHWC).all()
@@ -117,10 +127,54 @@ def test_fda_only_when_asked() -> None:
 @pytest.mark.parametrize("style", ["none", "fda"])
 def test_source_only_has_no_target_array(style: str) -> None:
     config = replace(CONFIG, arm="source_only", translate="fda" if style == "fda" else "none")
-    target = Counting(offset=100)
-    batch = Batches(Counting(), target if style == "fda" else None, config)[0]
+    target = target_samples()
+    batch = Batches(Counting(), target if style == "fda" else None, config)[0][0]
     assert batch.target_BHWC is None
     assert bool(target.asked) == (style == "fda")
+
+
+def test_slots_are_drawn_apart_and_processes_share_them() -> None:
+    config = replace(CONFIG, accumulate=2, flip=False)
+    alone = Batches(Counting(), target_samples(), config)
+    second = Batches(Counting(), target_samples(), replace(config, accumulate=1), slots=range(1, 2))
+    for i in range(4):
+        first_batch, second_batch = alone[i]
+        assert not equal(first_batch, second_batch)
+        assert equal(second[i][0], second_batch)
+
+
+@pytest.mark.parametrize("style", ["none", "fda"])
+def test_domains_of_different_sizes(style: str) -> None:
+    config = replace(CONFIG, source_imgsz=(48, 32), translate="fda" if style == "fda" else "none")
+    (batch,) = Batches(Counting(), target_samples(), config)[0]
+    assert batch.target_BHWC is not None
+    assert batch.source_BHWC.shape == (3, 48, 32, 3)
+    assert batch.label_BHW.shape == (3, 48, 32)
+    assert batch.target_BHWC.shape == (3, 32, 64, 3)
+
+
+def test_labels_of_the_target_are_pseudo_labels_and_are_mirrored_with_it() -> None:
+    batches = Batches(Counting(), Counting(offset=100), CONFIG)
+    for i in range(10):
+        (batch,) = batches[i]
+        assert batch.target_label_BHW is not None
+        assert batch.target_BHWC is not None
+        assert (batch.target_BHWC[..., 0] == batch.target_label_BHW).all()
+    (without,) = Batches(Counting(), target_samples(), CONFIG)[0]
+    assert without.target_label_BHW is None
+
+
+def test_a_disk_cache_serves_the_next_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, cache_gib=0.0, cache_dir=str(tmp_path))
+    first, again = Counting(), Counting()
+    batches = Batches(first, None, replace(config, arm="source_only"))
+    made = [batches[i][0] for i in range(20)]
+    served = Batches(again, None, replace(config, arm="source_only"))
+    assert all(equal(served[i][0], batch) for i, batch in enumerate(made))
+    assert len(first.asked) == 10
+    assert again.asked == []
+    assert not batches.is_disk_cache_full
+    assert not Batches(first, None, replace(CONFIG, arm="source_only")).is_disk_cache_full
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10])
@@ -137,7 +191,7 @@ def test_memory_budget(kept: int) -> None:
 
 
 def test_one_budget_for_source_and_target() -> None:
-    source, target = Counting(), Counting(offset=100)
+    source, target = Counting(), Counting(offset=100)  # labelled both: samples of one size
     batches = Batches(source, target, replace(CONFIG, cache_gib=12.5 * SAMPLE_BYTES / 2**30))
     for i in range(40):
         batches[i]

@@ -9,9 +9,8 @@ import pytest
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.image import write_png
-from cdga_train.data.camvid import CamVidDataset
-from cdga_train.data.folder import FolderDataset
-from cdga_train.data.spec import open_labelled, open_unlabelled
+from cdga_train.data.paired_files import PairedFiles
+from cdga_train.data.spec import list_files, open_labelled, open_unlabelled
 from cdga_train.data.street_frames import StreetsDataset
 from cdga_train.data.video import VideoDataset
 
@@ -24,17 +23,23 @@ SIZE_HW = (32, 64)
         ("camvdi:here", "did you mean 'camvid:...'?"),
         ("street:day", "did you mean 'streets:...'?"),
         ("folders:x", "did you mean 'folder:...'?"),
+        ("gta:x", "did you mean 'gta5:...'?"),
+        ("cityscape:x", "did you mean 'cityscapes:...'?"),
         ("streets", "did you mean 'streets:...'?"),
         ("streets:", "did you mean 'streets:...'?"),
-        ("", "write KIND:PLACE with KIND one of streets, camvid, folder, video"),
+        ("", "KIND one of streets, gta5, synthia, cityscapes, bdd100k, camvid, folder, video"),
         (":day", "write KIND:PLACE"),
         ("https://example.com/x", "write KIND:PLACE"),
     ],
 )
 def test_unknown_spec_has_a_hint(spec: str, hint: str) -> None:
-    for opener in (open_labelled, open_unlabelled):
+    for refuse in (
+        lambda: open_labelled(spec, "train", SIZE_HW),
+        lambda: open_unlabelled(spec, "train", SIZE_HW),
+        lambda: list_files(spec, "train"),
+    ):
         with pytest.raises(UsageError) as caught:
-            opener(spec, "train", SIZE_HW)
+            refuse()
         assert caught.value.fix is not None
         assert hint in caught.value.fix
 
@@ -51,9 +56,12 @@ def test_each_kind_opens(tmp_path: Path) -> None:
     write_png(tmp_path / "images/train/a.png", np.zeros((2, 3, 3), np.uint8))
     write_png(tmp_path / "labels/train/a.png", np.zeros((2, 3), np.uint8))
     (tmp_path / "train.txt").write_text("a")
-    assert isinstance(open_labelled(f"folder:{tmp_path}", "train", SIZE_HW), FolderDataset)
-    assert isinstance(open_labelled(f"camvid:{tmp_path}", "train", SIZE_HW), CamVidDataset)
+    assert isinstance(open_labelled(f"folder:{tmp_path}", "train", SIZE_HW), PairedFiles)
     assert isinstance(open_labelled("streets:day", "train", SIZE_HW), StreetsDataset)
+    first = {kind: open_labelled(f"{kind}:{tmp_path}", "train", SIZE_HW)[0].label for kind in ("folder", "camvid")}
+    assert first["folder"] is not None
+    assert first["camvid"] is not None
+    assert (first["folder"][0, 0], first["camvid"][0, 0]) == (0, 10)  # id 0: a train id, or CamVid's sky
     for spec in (f"folder:{tmp_path}", f"camvid:{tmp_path}", "streets:day"):
         data = open_unlabelled(spec, "train", SIZE_HW)
         assert not data.is_labelled
@@ -70,3 +78,9 @@ def test_training_needs_labels(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", np.zeros((2, 3, 3), np.uint8))
     with pytest.raises(InputError, match="has no labels; name a labelled data set"):
         open_labelled(f"folder:{tmp_path}", "train", SIZE_HW)
+
+
+@pytest.mark.parametrize("spec", ["streets:day", "video:ride.mp4"])
+def test_only_files_can_be_listed(spec: str) -> None:
+    with pytest.raises(UsageError, match="not made of image files; use one of gta5, synthia, cityscapes"):
+        list_files(spec, "train")

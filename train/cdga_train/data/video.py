@@ -28,6 +28,8 @@ class VideoDataset:
 
     def __init__(self, place: str, size_hw: tuple[int, int], *, max_frames: int = 1000) -> None:
         self._stem = Path(place).stem
+        self._size_hw = size_hw
+        self._max_frames = max_frames
         self._frames: list[tuple[int, UInt8Array]] = []
         stride = 1
         with VideoSource(place) as source:
@@ -40,9 +42,15 @@ class VideoDataset:
                     stride *= 2
         if not self._frames:
             raise InputError("video has no frames", where=place)
+        stat = Path(place).stat()
+        self._file = f"{Path(place).name!a} {stat.st_size} {stat.st_mtime_ns}"
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    def identity(self) -> str:
+        """The file's name, size and time of change, and which frames of it are kept at which size."""
+        return f"video {self._file} {self._size_hw} {self._max_frames}"
 
     def __getitem__(self, index: int) -> Sample:
         number, image_bgr = self._frames[index]

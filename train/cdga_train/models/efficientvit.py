@@ -8,15 +8,15 @@ Legend: B batch, C channels, H and W the height and width of the tensor at hand.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdga_sdk.errors import InputError, MissingExtraError, ModelError
+from cdga_sdk.errors import MissingExtraError
+from cdga_train.models.base import SegmentationNetwork
+from cdga_train.models.published import PublishedNames
 
 try:
     import timm
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("timm", "train") from error
 
-__all__ = ["ATTENTION_EPS", "EfficientViTSeg", "published_state"]
+__all__ = ["ATTENTION_EPS", "PUBLISHED", "EfficientViTSeg"]
 
 # Added to the attention's denominator, which is 0 where a pixel's query is silent. The published 1e-15 is dropped by
 # torch's dynamo exporter (its optimiser takes an addend below 1e-8 for 0), and the graph then gives 0/0 = NaN on real
@@ -34,20 +34,20 @@ ATTENTION_EPS: Final = 1e-6
 _STAGE_WIDTHS: Final = (32, 64, 128)  # of B0 at strides 8, 16 and 32
 _HEAD_WIDTH: Final = 32
 _HEAD_EXPAND: Final = 4
-_NAMED: Final = 3  # keys that an error names before it counts the rest
 
-_RENAMES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(published), ours)
-    for published, ours in (
-        (r"^backbone\.input_stem\.op_list\.0\.", "backbone.stem_in_conv."),
-        (r"^backbone\.input_stem\.op_list\.1\.", "backbone.stem_res0."),
-        (r"^backbone\.stages\.(\d)\.op_list\.", r"backbone.stages_\1.blocks."),
-        (r"^head\.input_ops\.([01])\.op_list\.0\.", r"head.project.\1."),
-        (r"^head\.input_ops\.2\.", "head.project.2."),
-        (r"^head\.middle\.op_list\.0\.", "head.refine."),
-        (r"^head\.output_ops\.0\.op_list\.0\.", "head.expand."),
-        (r"^head\.output_ops\.0\.op_list\.1\.conv\.", "head.classify."),
-    )
+PUBLISHED: Final = PublishedNames(
+    of="EfficientViT-Seg-B0",
+    fix="give the mapping under 'state_dict' of efficientvit_seg_b0_cityscapes.pt",
+    renames=(
+        (r"backbone\.input_stem\.op_list\.0\.", "backbone.stem_in_conv."),
+        (r"backbone\.input_stem\.op_list\.1\.", "backbone.stem_res0."),
+        (r"backbone\.stages\.(\d)\.op_list\.", r"backbone.stages_\1.blocks."),
+        (r"head\.input_ops\.([01])\.op_list\.0\.", r"head.project.\1."),
+        (r"head\.input_ops\.2\.", "head.project.2."),
+        (r"head\.middle\.op_list\.0\.", "head.refine."),
+        (r"head\.output_ops\.0\.op_list\.0\.", "head.expand."),
+        (r"head\.output_ops\.0\.op_list\.1\.conv\.", "head.classify."),
+    ),
 )
 
 
@@ -78,91 +78,19 @@ def _upsample(x_BCHW: Tensor, factor: int) -> Tensor:
     return F.interpolate(x_BCHW, scale_factor=float(factor), mode="bicubic", align_corners=False)
 
 
-class EfficientViTSeg(nn.Module):
-    """EfficientViT-Seg-B0 with random weights; ``load_state_dict(published_state(...))`` gives it the published ones.
+class EfficientViTSeg(SegmentationNetwork):
+    """EfficientViT-Seg-B0 with random weights.
 
-    Attributes:
-        output_stride: Image pixels per logit, along each side.
-        size_multiple: Both sides of the image must be multiples of it.
+    Args:
+        num_classes: At least 1.
     """
 
     output_stride: ClassVar[int] = 8
     size_multiple: ClassVar[int] = 32
 
     def __init__(self, num_classes: int = 19) -> None:
-        super().__init__()
-        self.backbone = timm.create_model(
-            "efficientvit_b0", pretrained=False, features_only=True, out_indices=(1, 2, 3)
-        )
-        for module in self.backbone.modules():
+        backbone = timm.create_model("efficientvit_b0", pretrained=False, features_only=True, out_indices=(1, 2, 3))
+        for module in backbone.modules():
             if isinstance(module, LiteMLA):
                 module.eps = ATTENTION_EPS
-        self.head = _SegHead(num_classes)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Class scores of a batch of images.
-
-        Args:
-            image_BCHW: (B, 3, H, W) float32, RGB in [0, 1] less the ImageNet mean, over the ImageNet deviation;
-                H and W multiples of ``size_multiple``.
-
-        Returns:
-            (B, num_classes, H / 8, W / 8), logits before the softmax; of the autocast type where autocast is on.
-
-        Raises:
-            InputError: A side is not a multiple of ``size_multiple``.
-        """
-        self._check_size(image_BCHW)
-        logits_BCHW: Tensor = self.head(self.backbone(image_BCHW))
-        return logits_BCHW
-
-    def _check_size(self, image_BCHW: Tensor) -> None:
-        if torch.onnx.is_in_onnx_export():  # a traced size is a tensor, and would be frozen into the graph
-            return
-        height, width = image_BCHW.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            raise InputError(
-                f"an image of {width}x{height} (width x height) does not fit the network",
-                fix=f"resize both sides to multiples of {self.size_multiple}",
-            )
-
-
-def published_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published weights of EfficientViT-Seg-B0 (19 Cityscapes classes) under the names used here.
-
-    Args:
-        state: The mapping under the key ``state_dict`` of the published file; its tensors are not copied.
-
-    Returns:
-        A state for ``EfficientViTSeg(19).load_state_dict``: each published tensor once, each of ours filled.
-
-    Raises:
-        ModelError: A tensor is missing, unknown, or of another shape.
-    """
-    with torch.device("meta"):
-        wanted = EfficientViTSeg().state_dict()
-    renamed = {_our_name(name) or name: tensor for name, tensor in state.items()}
-    problems = [f"'{name}' is missing" for name in wanted if name not in renamed]
-    problems += [f"'{name}' is unknown" for name in state if _our_name(name) not in wanted]
-    problems += [
-        f"'{name}' has shape {tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}"
-        for name, tensor in renamed.items()
-        if name in wanted and tensor.shape != wanted[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise ModelError(
-            f"these are not the published weights of EfficientViT-Seg-B0: {', '.join(problems[:_NAMED])}{more}",
-            fix="give the mapping under 'state_dict' of efficientvit_seg_b0_cityscapes.pt",
-        )
-    assert len(renamed) == len(state)  # two published names never share one of ours
-    return renamed
-
-
-def _our_name(published: str) -> str | None:
-    """The name here of a published tensor; None where no rule knows it."""
-    for pattern, ours in _RENAMES:
-        name, count = pattern.subn(ours, published)
-        if count:
-            return name
-    return None
+        super().__init__(backbone, _SegHead(num_classes), num_classes)

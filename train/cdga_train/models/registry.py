@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from cdga_sdk.errors import UsageError
-from cdga_train.models.efficientvit import EfficientViTSeg, published_state
+from cdga_sdk.labels import CITYSCAPES_NAMES
+from cdga_train.models import deeplabv2, efficientvit, lraspp
+from cdga_train.models.base import SegmentationNetwork
+from cdga_train.models.deeplabv2 import DeepLabV2
+from cdga_train.models.efficientvit import EfficientViTSeg
+from cdga_train.models.lraspp import LRASPPMobileNetV3
+from cdga_train.models.published import PublishedNames, renamed_state
 
 __all__ = ["NETWORKS", "NetworkSpec", "network_spec"]
 
@@ -22,20 +30,69 @@ class NetworkSpec:
 
     Attributes:
         build: Takes the number of classes; random weights, nothing is downloaded.
-        published_state: Renames a published state onto ours, strictly.
+        published: The names of the published tensors.
         size_multiple: Both sides of the input must be multiples of this.
     """
 
-    build: Callable[[int], nn.Module]
-    published_state: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    build: Callable[[int], SegmentationNetwork]
+    published: PublishedNames
     size_multiple: int
+
+    def published_state(
+        self, state: Mapping[str, Tensor], num_classes: int = len(CITYSCAPES_NAMES)
+    ) -> dict[str, Tensor]:
+        """A published state under the names of ``build(num_classes)``: all of them, or all those of its backbone.
+
+        Half-precision tensors become float32. What a name does not tell cannot be checked: weights of the caffe family
+        fit the v1.5 variant of DeepLab and the reverse, and so do classes of another order or meaning.
+
+        Raises:
+            ModelError: A tensor is missing, unknown, of another shape, or not of finite numbers.
+        """
+        with torch.device("meta"):
+            wanted = self.build(num_classes).state_dict()
+        return renamed_state(self.published, state, wanted)
+
+    def load_published(
+        self, network: SegmentationNetwork, state: Mapping[str, Tensor]
+    ) -> Literal["network", "backbone"]:
+        """Give ``network``, which this spec built, a published state; see `published_state`.
+
+        Returns:
+            What was loaded. After ``"backbone"`` the head has the random weights that it had.
+
+        Raises:
+            ModelError: As `published_state`; the network is unchanged.
+        """
+        renamed = self.published_state(state, network.num_classes)
+        missing, unknown = network.load_state_dict(renamed, strict=False)
+        assert not unknown, unknown
+        assert all(name.startswith("head.") for name in missing), missing
+        return "backbone" if missing else "network"
+
+
+def _deeplab(depth: deeplabv2.Depth, *, caffe_strides: bool) -> NetworkSpec:
+    return NetworkSpec(
+        build=partial(DeepLabV2, depth=depth, caffe_strides=caffe_strides),
+        published=deeplabv2.PUBLISHED[depth],
+        size_multiple=DeepLabV2.size_multiple,
+    )
 
 
 NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
     {
+        "deeplabv2_resnet101": _deeplab(101, caffe_strides=False),
+        "deeplabv2_resnet50": _deeplab(50, caffe_strides=False),
+        "deeplabv2_resnet101_caffe": _deeplab(101, caffe_strides=True),
+        "deeplabv2_resnet50_caffe": _deeplab(50, caffe_strides=True),
+        "lraspp_mobilenet_v3": NetworkSpec(
+            build=LRASPPMobileNetV3,
+            published=lraspp.PUBLISHED,
+            size_multiple=LRASPPMobileNetV3.size_multiple,
+        ),
         "efficientvit_b0": NetworkSpec(
             build=EfficientViTSeg,
-            published_state=published_state,
+            published=efficientvit.PUBLISHED,
             size_multiple=EfficientViTSeg.size_multiple,
         ),
     }

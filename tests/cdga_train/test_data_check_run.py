@@ -1,0 +1,131 @@
+"""``cdga data check``: exit codes, the table, the JSON, and one line of error however much is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdga_sdk.cli import run
+from cdga_sdk.image import write_png
+from tests.published_layouts import make_camvid_segnet, make_cityscapes, make_gta5
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that folds no line, and errors without tracebacks."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("CDGA_DEBUG", "")
+
+
+def test_a_clean_data_set(tmp_path: Path, capsys: Captured) -> None:
+    make_cityscapes(tmp_path)
+    assert run(["data", "check", f"cityscapes:{tmp_path}"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3 of 3 frames checked" in err
+    assert "image sizes: 96x48 (3)" in err
+    assert "no image shared with split 'val'" in err
+    assert "road" in err
+    assert "error" not in err
+
+
+def test_quiet_says_nothing_of_a_clean_data_set(tmp_path: Path, capsys: Captured) -> None:
+    make_gta5(tmp_path)
+    assert run(["data", "check", f"gta5:{tmp_path}", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_problems_are_listed_capped_and_counted_in_one_line(tmp_path: Path, capsys: Captured) -> None:
+    for number in range(30):
+        write_png(tmp_path / f"images/{number:02d}.png", np.full((2, 3, 3), number, np.uint8))
+        write_png(tmp_path / f"labels/{number:02d}.png", np.full((2, 3), 99 if number >= 5 else 0, np.uint8))
+    assert run(["data", "check", f"folder:{tmp_path}"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert "unknown ids: 25" in lines
+    assert sum("99 (6 pixels)" in line for line in lines) == 20
+    assert "... and 5 more (all of them: --json)" in lines
+    assert lines[-1] == (
+        f"error[E-INPUT]: folder:{tmp_path}: 25 problems in split 'train': 25 unknown ids; "
+        "mend the files, or name the good frames in a list (SPLIT.txt)"
+    )
+
+
+def test_json_holds_everything(tmp_path: Path, capsys: Captured) -> None:
+    make_gta5(tmp_path, 2)
+    (tmp_path / "labels/00002.png").unlink()
+    assert run(["data", "check", f"gta5:{tmp_path}", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    record = json.loads(out)
+    assert record["data"] == f"gta5:{tmp_path}"
+    assert (record["split"], record["frames"], record["checked"], record["labelled"]) == ("train", 2, 2, True)
+    assert record["image_sizes"] == {"96x48": 2}
+    assert record["problem_counts"] == {"missing label": 1}
+    assert record["problems"] == [{"kind": "missing label", "where": "labels/00002.png", "what": "no file"}]
+    assert sum(i["pixels"] for i in record["ids"]) == 96 * 48
+    assert record["compared_with"] == []
+
+
+def test_leaks_from_other_splits_are_looked_for_unasked(tmp_path: Path, capsys: Captured) -> None:
+    make_camvid_segnet(tmp_path)
+    shutil.copyfile(tmp_path / "val/0001TP_000402.png", tmp_path / "train/0001TP_000400.png")
+    for split in ("train", "val"):
+        assert run(["data", "check", f"camvid:{tmp_path}", "--split", split, "--quiet"]) == 3
+        assert "1 problems in split" in capsys.readouterr().err
+    (tmp_path / "val.txt").write_text("\n")  # a broken list of another split is not this one's fault
+    shutil.rmtree(tmp_path / "test")
+    assert run(["data", "check", f"camvid:{tmp_path}", "--quiet"]) == 0
+
+
+def test_leaks_from_another_data_set(tmp_path: Path, capsys: Captured) -> None:
+    make_gta5(tmp_path / "a")
+    make_gta5(tmp_path / "b", 4)
+    words = ["data", "check", f"gta5:{tmp_path / 'a'}", "--against", f"gta5:{tmp_path / 'b'}"]
+    assert run([*words, "--against-split", "train", "--json"]) == 3
+    record = json.loads(capsys.readouterr().out)
+    assert record["problem_counts"] == {"leaked image": 3}
+    assert record["compared_with"] == [f"gta5:{tmp_path / 'b'} train"]
+    assert run(words) == 3  # it has no split val, which was asked for
+    assert "no split 'val'" in capsys.readouterr().err
+
+
+def test_limit(tmp_path: Path, capsys: Captured) -> None:
+    make_gta5(tmp_path)
+    assert run(["data", "check", f"gta5:{tmp_path}", "--limit", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checked"] == 2
+
+
+def test_names_cannot_forge_lines(tmp_path: Path, capsys: Captured) -> None:
+    write_png(tmp_path / "images/a\nerror[E-BUG]: [red]x.png", np.zeros((2, 3, 3), np.uint8))
+    write_png(tmp_path / "labels/b.png", np.zeros((2, 3), np.uint8))
+    assert run(["data", "check", f"folder:{tmp_path}"]) == 3
+    err = capsys.readouterr().err
+    assert "labels/a error[E-BUG]: [red]x.png: no file" in err
+    assert sum(line.startswith("error[") for line in err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["streets:day"], 2, "not made of image files"),
+        (["video:x.mp4"], 2, "not made of image files"),
+        (["gta5"], 2, "unknown data 'gta5'"),
+        (["gta5:absent"], 3, "no such folder"),
+        (["gta5:absent", "--limit", "0"], 2, "--limit"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_wrong_words(words: list[str], code: int, message: str, capsys: Captured) -> None:
+    assert run(["data", "check", *words]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,0 +1,273 @@
+"""A whole run: two rounds with pseudo-labels between them, going on from whatever an earlier call left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+import torch
+
+from cdga_sdk.cli import run
+from cdga_sdk.errors import CdgaError, IntegrityError, ModelError, UsageError
+from cdga_sdk.image import read_label, write_png
+from cdga_train.checkpoint import LAST, PREVIOUS, SELECTION, find_checkpoint, load_checkpoint, load_newest
+from cdga_train.config import LossWeights, TrainConfig
+from cdga_train.data.streets import render_frame
+from cdga_train.loop import Progress
+from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
+from cdga_train.run import write_manifest
+from cdga_train.state import TrainingState
+
+SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, rounds=2, iters=4, candidates=2, log_every=1, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five labelled frames by day and five at dusk, as folders ``day`` and ``dusk``."""
+    root = tmp_path_factory.mktemp("domains")
+    for domain in ("day", "dusk"):
+        for seed in range(5):
+            frame = render_frame(seed=seed, domain=domain, size_wh=(64, 64))
+            write_png(root / domain / "images" / f"{seed}.png", np.ascontiguousarray(frame.image_rgb[:, :, ::-1]))
+            write_png(root / domain / "labels" / f"{seed}.png", frame.label)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(domains: Path) -> TrainConfig:
+    return replace(SMALL, source=f"folder:{domains / 'day'}", target=f"folder:{domains / 'dusk'}")
+
+
+@pytest.fixture(scope="module")
+def finished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    write_manifest(folder, config)
+    train_run(config, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def fingerprint(file: Path) -> str:
+    checkpoint = load_checkpoint(file)
+    return TrainingState.resumed(checkpoint, checkpoint.config, torch.device("cpu")).fingerprint()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """All that a run is held to: both rounds' states, the choices and the labels."""
+    rounds = {name: fingerprint(folder / name / LAST) for name in ("round1", "round2")}
+    chosen = {name: json.loads((folder / name / SELECTION).read_text())["chosen"] for name in ("round1", "round2")}
+    labels = json.loads((folder / PSEUDO_LABELS / "pseudo_labels.json").read_text())["sha256"]
+    return {"rounds": rounds, "chosen": chosen, "labels": labels}
+
+
+def test_what_two_rounds_leave(finished: Path, config: TrainConfig) -> None:
+    assert {p.name for p in finished.iterdir() if not p.name.startswith(".")} == {
+        "run.json", "round1", PSEUDO_LABELS, "round2"
+    }  # fmt: skip
+    for name in ("round1", "round2"):
+        assert {p.name for p in (finished / name).iterdir()} == {
+            LAST, PREVIOUS, "metrics.jsonl", SELECTION, "checkpoints"
+        }  # fmt: skip
+        assert sorted(p.name for p in (finished / name / "checkpoints").iterdir()) == [
+            "000002.safetensors", "000004.safetensors"
+        ]  # fmt: skip
+    assert is_finished(config, finished)
+    chosen = json.loads((finished / "round2" / SELECTION).read_text())["chosen"]
+    assert find_checkpoint(finished) == finished / "round2/checkpoints" / chosen
+
+
+def test_pseudo_labels_are_of_the_target_and_enter_round_2_alone(finished: Path) -> None:
+    assert all("ssl" not in line for line in metrics(finished / "round1"))
+    assert all(line["ssl"] >= 0 for line in metrics(finished / "round2"))
+    labels = [read_label(finished / PSEUDO_LABELS / f"{index:06d}.png") for index in range(5)]
+    assert all(label.shape == (64, 64) for label in labels)
+    kept = [int((label != 255).sum()) for label in labels]
+    assert 0.4 * 5 * 64 * 64 < sum(kept) <= 5 * 64 * 64
+    manifest = json.loads((finished / PSEUDO_LABELS / "pseudo_labels.json").read_text())
+    assert load_checkpoint(finished / "round2" / LAST).pseudo_labels == manifest["sha256"]
+    assert load_checkpoint(finished / "round1" / LAST).pseudo_labels is None
+
+
+def test_round_2_begins_with_the_weights_that_round_1_began_with(finished: Path) -> None:
+    # The first losses are computed before any step: equal weights, images and seed give equal ones.
+    first, second = metrics(finished / "round1")[0], metrics(finished / "round2")[0]
+    for name in ("seg", "co", "orth", "cadv", "cl", "d"):
+        assert first[name] == second[name], name
+    assert metrics(finished / "round1")[-1]["seg"] != metrics(finished / "round2")[-1]["seg"]
+
+
+def _nothing(folder: Path) -> None:
+    for place in (*round_folders(SMALL, folder), folder / PSEUDO_LABELS):
+        shutil.rmtree(place)
+
+
+def _before_the_choice(folder: Path) -> None:
+    for place in (folder / "round2", folder / PSEUDO_LABELS):
+        shutil.rmtree(place)
+    (folder / "round1" / SELECTION).unlink()
+
+
+def _before_the_labels(folder: Path) -> None:
+    _before_the_choice(folder)
+    (folder / f".{PSEUDO_LABELS}.abc").mkdir()  # half written by a killed run
+    (folder / f".{PSEUDO_LABELS}.abc/000000.png").write_bytes(b"half")
+
+
+def _before_round_2(folder: Path) -> None:
+    shutil.rmtree(folder / "round2")
+
+
+def _in_round_2(folder: Path) -> None:
+    shutil.copyfile(folder / "round2" / PREVIOUS, folder / "round2" / LAST)
+    (folder / "round2" / PREVIOUS).unlink()
+    (folder / "round2" / SELECTION).unlink()
+    (folder / "round2" / ".last.safetensors.xyz").write_bytes(b"half")
+
+
+def _before_the_last_choice(folder: Path) -> None:
+    (folder / "round2" / SELECTION).unlink()
+
+
+@pytest.mark.parametrize(
+    "undo",
+    [_nothing, _before_the_choice, _before_the_labels, _before_round_2, _in_round_2, _before_the_last_choice],
+)
+def test_goes_on_from_any_phase_to_the_same_end(
+    undo: Callable[[Path], None], finished: Path, copied: Path, config: TrainConfig
+) -> None:
+    undo(copied)
+    assert not is_finished(config, copied)
+    train_run(config, copied)
+    assert outcome(copied) == outcome(finished)
+    assert [p for p in copied.rglob(".*") if p.name != ".lock"] == []
+
+
+def test_a_finished_run_does_nothing(copied: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"}
+    told: list[Progress] = []
+    train_run(config, copied, watcher=Watcher(progress=lambda _, progress: told.append(progress)))
+    assert told == []
+    assert {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    for place in (copied, copied / "round2", copied / "round2" / LAST):
+        assert run(["train", "--resume", str(place)]) == 2
+        assert "nothing to do" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed(
+    copied: Path, finished: Path, config: TrainConfig
+) -> None:
+    _nothing(copied)
+    assert run(["train", "--resume", str(copied), "--quiet"]) == 0
+    assert outcome(copied) == outcome(finished)
+    assert is_finished(config, copied)
+
+
+def test_changed_pseudo_labels_are_refused(copied: Path, config: TrainConfig) -> None:
+    _in_round_2(copied)
+    file = copied / PSEUDO_LABELS / "000003.png"
+    label = read_label(file).copy()
+    label[0, 0] = 3 if label[0, 0] != 3 else 4
+    write_png(file, label)
+    with pytest.raises(IntegrityError, match="changed since"):
+        train_run(config, copied)
+
+
+def test_pseudo_labels_of_another_set_are_refused(copied: Path, config: TrainConfig) -> None:
+    _in_round_2(copied)
+    shutil.rmtree(copied / PSEUDO_LABELS)
+    record = json.loads((copied / "round1" / SELECTION).read_text())
+    (copied / "round1" / SELECTION).write_text(json.dumps({**record, "iteration": 6 - record["iteration"]}))
+    with pytest.raises(ModelError, match="other pseudo-labels"):
+        train_run(config, copied)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied: Path, finished: Path, config: TrainConfig) -> None:
+    (copied / "round2" / SELECTION).unlink()
+    last = copied / "round2" / LAST
+    last.write_bytes(last.read_bytes()[:-100])
+    notes: list[str] = []
+    train_run(config, copied, watcher=Watcher(note=notes.append))
+    assert any("previous.safetensors, iteration 2" in note for note in notes)
+    assert outcome(copied) == outcome(finished)
+
+
+def test_two_damaged_checkpoints_are_refused(copied: Path) -> None:
+    for name in (LAST, PREVIOUS):
+        (copied / "round2" / name).write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError):
+        load_newest(copied / "round2")
+
+
+def test_only_the_previous_checkpoint_is_enough(copied: Path) -> None:
+    (copied / "round2" / LAST).unlink()
+    checkpoint = load_newest(copied / "round2")
+    assert checkpoint is not None
+    assert checkpoint.iteration == 2
+    assert load_newest(copied / PSEUDO_LABELS) is None
+
+
+def test_one_run_at_a_time(copied: Path, config: TrainConfig) -> None:
+    started = time.perf_counter()
+    with filelock.FileLock(copied / ".lock"), pytest.raises(UsageError, match="another process trains"):
+        train_run(config, copied)
+    assert time.perf_counter() - started < 5
+
+
+def test_source_only_has_no_second_round() -> None:
+    with pytest.raises(UsageError, match="never forwards a target image"):
+        TrainConfig(arm="source_only", rounds=2)
+
+
+def test_source_only_chooses_nothing_and_opens_no_target(tmp_path: Path, config: TrainConfig) -> None:
+    alone = replace(config, arm="source_only", rounds=1, target="folder:/nowhere")
+    assert train_run(alone, tmp_path) == tmp_path / LAST
+    assert not (tmp_path / SELECTION).exists()
+
+
+def test_the_baseline_has_two_rounds_too(tmp_path: Path, config: TrainConfig) -> None:
+    result = train_run(replace(config, arm="baseline", iters=2, candidates=2), tmp_path)
+    assert result.parent == tmp_path / "round2/checkpoints"
+    assert set(metrics(tmp_path / "round2")[0]) >= {"seg", "adv", "ssl", "d"}
+    assert "cadv" not in metrics(tmp_path / "round2")[0]
+
+
+def test_without_candidates_the_last_is_the_result(tmp_path: Path, config: TrainConfig) -> None:
+    assert train_run(replace(config, rounds=1, iters=2, candidates=0), tmp_path) == tmp_path / LAST
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_translated_images_need_a_source_of_files(tmp_path: Path, config: TrainConfig) -> None:
+    wanted = replace(config, source="streets:day", translate="folder", translated=str(tmp_path))
+    with pytest.raises(UsageError, match="not made of image files"):
+        train_run(wanted, tmp_path)
+
+
+def test_the_pseudo_labels_weight_counts(tmp_path: Path, config: TrainConfig, finished: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    _before_round_2(folder)
+    train_run(replace(config, losses=LossWeights(pseudo_label=0.0)), folder)
+    first, second = (fingerprint(folder / name / LAST) for name in ("round1", "round2"))
+    assert first == second  # the same start, images and losses: nothing but the labels told the rounds apart
+    assert fingerprint(finished / "round2" / LAST) != second
+
+
+def test_errors_are_the_users(tmp_path: Path, config: TrainConfig) -> None:
+    with pytest.raises(CdgaError):
+        train_run(replace(config, source=f"folder:{tmp_path / 'absent'}"), tmp_path)

@@ -1,0 +1,138 @@
+"""``cdga data check``: a data set looked through before it is trained on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from cdga_sdk.errors import InputError, one_line
+from cdga_sdk.progress import progress_bar
+from cdga_train.data.check import DataReport, check_listing, rival_splits
+from cdga_train.data.listing import Listing
+from cdga_train.data.spec import list_files
+
+__all__ = ["run_data_check"]
+
+_SHOWN_PER_KIND = 20
+
+
+def run_data_check(
+    spec: str, split: str, *, against: str | None, against_split: str, as_json: bool, limit: int | None, quiet: bool
+) -> DataReport:
+    """Check a split, print what was found (a table on stderr, or JSON on stdout), and refuse it if anything is wrong.
+
+    Args:
+        spec: A data set made of files.
+        split: Its part.
+        against: Another data set that must not hold the same images.
+        against_split: Its part.
+        as_json: Print JSON, with every problem; else at most 20 of a kind are printed.
+        limit: Open only so many frames.
+        quiet: Print nothing but the error.
+
+    Raises:
+        UsageError: Not a data set made of files.
+        InputError: It cannot be listed, or there are problems.
+    """
+    listing = list_files(spec, split)
+    rivals = _other_splits(spec, rival_splits(listing))
+    if against is not None:
+        rivals[f"{against} {against_split}"] = list_files(against, against_split)
+    total = len(listing.pairs) if limit is None else min(limit, len(listing.pairs))
+    with progress_bar("check", total, quiet=quiet or as_json) as advance:
+        report = check_listing(listing, rivals=rivals, limit=limit, on_frame=advance)
+    if as_json:
+        sys.stdout.write(json.dumps(_record(report, spec, split)) + "\n")
+    elif not quiet:
+        _print(report, f"{spec} {split}")
+    if report.problems:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items())
+        raise InputError(
+            f"{len(report.problems)} problems in split '{split}': {kinds}",
+            where=spec,
+            fix="mend the files, or name the good frames in a list (SPLIT.txt)",
+        )
+    return report
+
+
+def _other_splits(spec: str, splits: Sequence[str]) -> dict[str, Listing]:
+    rivals = {}
+    for other in splits:
+        with suppress(InputError):  # an empty folder shares nothing; what is wrong there is told when it is checked
+            rivals[f"split '{other}'"] = list_files(spec, other)
+    return rivals
+
+
+def _record(report: DataReport, spec: str, split: str) -> dict[str, object]:
+    return {
+        "data": spec,
+        "split": split,
+        "frames": report.frames,
+        "checked": report.checked,
+        "labelled": report.is_labelled,
+        "image_sizes": {f"{w}x{h}": count for (w, h), count in report.image_sizes_wh.items()},
+        "ignored_percent": round(report.ignored_percent, 3),
+        "ids": [
+            {"id": i.label_id, "meaning": i.meaning, "pixels": i.pixels, "percent": round(i.percent, 4)}
+            for i in report.ids
+        ],
+        "never": report.never,
+        "compared_with": report.compared_with,
+        "problem_counts": report.problem_counts,
+        "problems": [{"kind": p.kind, "where": p.where, "what": p.what} for p in report.problems],
+    }
+
+
+def _print(report: DataReport, title: str) -> None:
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    if report.is_labelled:
+        console.print(_id_table(report, one_line(title)))
+    for line in (*_facts(report, one_line(title)), *_problem_lines(report)):
+        console.print(line, soft_wrap=True)
+
+
+def _id_table(report: DataReport, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("id", justify="right")
+    table.add_column("is")
+    table.add_column("pixels", justify="right")
+    table.add_column("%", justify="right")
+    for share in report.ids:
+        table.add_row(str(share.label_id), share.meaning, f"{share.pixels:,}", f"{share.percent:.3f}")
+    return table
+
+
+def _facts(report: DataReport, title: str) -> list[str]:
+    sizes = sorted(report.image_sizes_wh.items(), key=lambda item: -item[1])
+    lines = [
+        f"{title}: {report.checked} of {report.frames} frames checked",
+        "image sizes: "
+        + (", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes[:8]) or "none")
+        + (f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""),
+    ]
+    if report.is_labelled:
+        lines.append(f"ignored: {report.ignored_percent:.2f} % of pixels")
+        lines.append(f"classes that never occur: {', '.join(report.never) or 'none'}")
+    else:
+        lines.append("no labels: a target, not a source")
+    compared = f"no image shared with {', '.join(report.compared_with)}"
+    if report.compared_with and "leaked image" not in report.problem_counts:
+        lines.append(one_line(compared))
+    return lines
+
+
+def _problem_lines(report: DataReport) -> list[str]:
+    lines = []
+    for kind, group in groupby(report.problems, key=lambda p: p.kind):
+        problems = list(group)
+        lines.append(f"{kind}: {len(problems)}")
+        lines += [one_line(f"{p.where}: {p.what}") for p in problems[:_SHOWN_PER_KIND]]
+        if len(problems) > _SHOWN_PER_KIND:
+            lines.append(f"... and {len(problems) - _SHOWN_PER_KIND} more (all of them: --json)")
+    return lines

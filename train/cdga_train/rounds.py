@@ -1,0 +1,218 @@
+"""A whole run: round 1, the choice among its checkpoints, pseudo-labels, round 2; resumes from what its folder holds.
+
+::
+
+    RUN/run.json             what was asked for
+    RUN/metrics.jsonl        the log; last.safetensors, previous.safetensors; checkpoints/; selection.json
+    RUN/report.html          by cdga report
+
+With two rounds the second line's files lie in RUN/round1 and RUN/round2, and RUN/pseudo_labels between them. Each phase
+leaves something that exists only when it is complete, so a run that was killed in any of them is simply started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import filelock
+
+from cdga_sdk.errors import ModelError, UsageError
+from cdga_train.checkpoint import LAST, ROUNDS, SELECTION, Checkpoint, find_checkpoint, load_checkpoint, load_newest
+from cdga_train.config import TrainConfig
+from cdga_train.data.base import Dataset
+from cdga_train.data.paired_files import PairedFiles
+from cdga_train.data.pseudo import PseudoLabelled
+from cdga_train.data.spec import open_labelled, open_unlabelled
+from cdga_train.data.translated import TranslatedFiles
+from cdga_train.loop import Progress, train
+from cdga_train.models.fused import FusedNetwork
+from cdga_train.processes import ALONE, Processes
+from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
+from cdga_train.selection import find_candidates, score_candidates, write_selection
+from cdga_train.state import build_network, choose_device
+
+__all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "round_folders", "train_run"]
+
+PSEUDO_LABELS: Final = "pseudo_labels"
+_SELECTION_IMAGES: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Who is told what a run does.
+
+    Attributes:
+        progress: Called after every iteration, with the name of the round.
+        note: Called with a line for people.
+    """
+
+    progress: Callable[[str, Progress], None] = lambda _name, _progress: None
+    note: Callable[[str], None] = lambda _line: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    config: TrainConfig
+    processes: Processes
+    watcher: Watcher
+    source: Dataset
+    target: Dataset | None
+
+
+def round_folders(config: TrainConfig, folder: Path) -> tuple[Path, ...]:
+    """Where each round of a run keeps its files."""
+    return (folder,) if config.rounds == 1 else tuple(folder / name for name in ROUNDS)
+
+
+def is_finished(config: TrainConfig, folder: Path) -> bool:
+    """Whether the last round of the run in ``folder`` is trained to its end and its checkpoint chosen."""
+    last_round = round_folders(config, folder)[-1]
+    checkpoint = load_newest(last_round)
+    is_trained = checkpoint is not None and checkpoint.iteration >= config.iters
+    return is_trained and (not _is_choosing(config) or (last_round / SELECTION).is_file())
+
+
+def train_run(
+    config: TrainConfig, folder: Path, *, processes: Processes = ALONE, watcher: Watcher | None = None
+) -> Path:
+    """Train all rounds of ``config`` in ``folder``, going on from what an earlier call left there.
+
+    Args:
+        config: The run; beside the data's length and the machine's settings it must be the earlier call's.
+        folder: An existing folder.
+        processes: This process among those that train together.
+        watcher: Who is told.
+
+    Returns:
+        The checkpoint that the run ends with: the one chosen without labels, else the last.
+
+    Raises:
+        UsageError: Another process trains in ``folder``, or the arm needs a target.
+        CdgaError: As `cdga_train.loop.train`, `write_pseudo_labels` and `score_candidates` do.
+    """
+    config.require_target()
+    with _alone_in(folder, processes):
+        run = _Run(
+            config=config,
+            processes=processes,
+            watcher=watcher or Watcher(),
+            source=_open_source(config),
+            target=_open_target(config),
+        )
+        first, *second = round_folders(config, folder)
+        _round(run, first, run.target)
+        if second:
+            assert run.target is not None
+            labels = _pseudo_labels(run, first, folder / PSEUDO_LABELS)
+            _round(run, second[0], labels, pseudo_labels=labels.sha256)
+    return find_checkpoint(folder)
+
+
+def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: str | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    checkpoint = load_newest(folder, run.watcher.note)
+    _refuse_other_labels(checkpoint, pseudo_labels, folder)
+    if checkpoint is None or checkpoint.iteration < run.config.iters:
+        (folder / SELECTION).unlink(missing_ok=True)
+        train(
+            run.config,
+            folder,
+            run.source,
+            target,
+            resume_from=checkpoint,
+            pseudo_labels=pseudo_labels,
+            processes=run.processes,
+            on_progress=lambda progress: run.watcher.progress(folder.name, progress),
+            on_note=run.watcher.note,
+        )
+    if _is_choosing(run.config) and not (folder / SELECTION).is_file():
+        _choose(run, folder)
+    run.processes.wait()
+
+
+def _is_choosing(config: TrainConfig) -> bool:
+    return config.is_adapting and config.candidates > 1
+
+
+def _choose(run: _Run, folder: Path) -> None:
+    if not run.processes.is_first:
+        return
+    assert run.target is not None
+    files = find_candidates(folder)
+    run.watcher.note(f"choosing among {len(files)} checkpoints without labels")
+    device = choose_device(run.processes.device_name(run.config.device))
+    scores = score_candidates(files, run.target, device=device, max_images=_SELECTION_IMAGES)
+    chosen = write_selection(folder / SELECTION, scores)
+    run.watcher.note(f"chosen without labels: iteration {chosen.iteration} of {run.config.iters}")
+
+
+def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelled:
+    assert run.target is not None
+    if run.processes.is_first and not folder.is_dir():
+        run.watcher.note(f"labelling {len(run.target)} target images")
+        file = find_checkpoint(round_folder)
+        checkpoint = load_checkpoint(file)
+        device = choose_device(run.processes.device_name(run.config.device))
+        fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(device)
+        made_by = LabelSource(
+            checkpoint_sha256=hashlib.sha256(file.read_bytes()).hexdigest(), iteration=checkpoint.iteration
+        )
+        stats = write_pseudo_labels(fused, run.target, folder, source=made_by)
+        run.watcher.note(f"pseudo-labels keep {100 * stats.kept_in_all:.1f} % of the pixels")
+        name, share = max(stats.predicted.items(), key=lambda item: item[1])
+        if share > 0.99:  # nothing in a street is that much of it
+            run.watcher.note(f"round 1 sees '{name}' in {100 * share:.1f} % of the pixels: it has collapsed")
+    run.processes.wait()
+    return PseudoLabelled(run.target, folder)
+
+
+def _refuse_other_labels(checkpoint: Checkpoint | None, pseudo_labels: str | None, folder: Path) -> None:
+    if checkpoint is not None and checkpoint.pseudo_labels != pseudo_labels:
+        raise ModelError(
+            "the checkpoint was trained on other pseudo-labels than those in the run's folder",
+            where=folder / LAST,
+            fix="start a new run, or put the run's own pseudo_labels back",
+        )
+
+
+def _open_source(config: TrainConfig) -> Dataset:
+    source = open_labelled(config.source, config.source_split, config.source_size)
+    if config.translated is None:
+        return source
+    if not isinstance(source, PairedFiles):
+        raise UsageError(f"'{config.source}' is not made of image files", where="translated")
+    return TranslatedFiles(source, Path(config.translated))
+
+
+def _open_target(config: TrainConfig) -> Dataset | None:
+    """The target, where the run looks at it at all: its images, or (FDA) only their amplitude."""
+    if config.target is None or (not config.is_adapting and config.translate != "fda"):
+        return None
+    return open_unlabelled(config.target, config.target_split, config.imgsz)
+
+
+@contextmanager
+def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other runs out of ``folder``, and clear away what a killed one left half written."""
+    if not processes.is_first:
+        yield
+        return
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            for leftover in _leftovers(folder):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield
+    except filelock.Timeout as error:
+        raise UsageError("another process trains in this folder", where=folder, fix="wait, or use --name") from error
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """The temporary names of `cdga_sdk.atomic`: a dot, the final name, a dot, and a random end."""
+    names = ("last.safetensors", SELECTION, "metrics.jsonl", "run.json", PSEUDO_LABELS, "[0-9]*.safetensors")
+    return [path for name in names for path in sorted(folder.rglob(f".{name}.*"))]
