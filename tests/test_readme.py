@@ -54,3 +54,13 @@ def test_commands_and_flags_exist() -> None:
 def test_presets_are_named() -> None:
     for name in PRESETS:
         assert f"`{name}`" in README
+
+
+def test_camvid_study_table_is_the_json() -> None:
+    study = results("camvid_day_dusk_short.json")
+    summary = study["summary"]
+    assert isinstance(summary, dict)
+    assert study["seeds"] == [0, 1]
+    for arm in summary.values():
+        row = [arm[column]["miou"]["common11"] for column in ("last", "label-free", "oracle")]
+        assert " | ".join(f"{v['mean']:.1f} ± {v['sd']:.1f}" for v in row) in README

@@ -85,10 +85,8 @@ def curves_part(config: TrainConfig, rounds: Mapping[str, Metrics]) -> Html:
     parts = [charts(config, rounds)]
     for name, log in rounds.items():
         if log.damaged:
-            shown = ", ".join(map(str, log.damaged[:10])) + (" ..." if len(log.damaged) > 10 else "")
-            parts.append(
-                paragraph(f"{len(log.damaged)} damaged lines in the log of {name} are left out: line {shown}.")
-            )
+            lines = ", ".join(map(str, log.damaged[:10])) + (", ..." if len(log.damaged) > 10 else "")
+            parts.append(paragraph(f"Damaged lines in the log of {name}, left out ({len(log.damaged)}): {lines}"))
         if not log.rows:
             parts.append(paragraph(f"The log of {name} holds nothing yet."))
     return joined(parts)
