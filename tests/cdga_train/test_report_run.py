@@ -282,7 +282,9 @@ def test_damaged_files_are_told_of(two_rounds: Path, tmp_path: Path) -> None:
     assert "choice of round 2 missing" in parsed.text
     assert "pseudo-label statistics missing" in parsed.text
     assert "round 1: rule label_free" in [table.caption for table in parsed.tables]
-    assert "Groups of C at iteration 2" in parsed.text  # previous.safetensors, of the second save but last
+    assert (
+        "Groups: each pixel's most probable one, by G and C at iteration 2" in parsed.text
+    )  # previous.safetensors, of the second save but last
     (folder / "round2/previous.safetensors").unlink()
     parsed = report(folder)
     assert "Group maps missing" in parsed.text

@@ -53,9 +53,9 @@ tr { break-inside: avoid } tr.chosen td { background: #eaf3ff }
 figure { margin: 0; break-inside: avoid } figcaption { font-size: .78em; color: #555; overflow-wrap: anywhere }
 img, svg { width: 100%; height: auto; display: block }
 pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
-ul.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .8rem }
+ul.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .85em }
 .swatch { display: inline-block; width: .9em; height: .9em; margin-right: .35em; vertical-align: -.1em }
-p.missing { background: #fff4e0; padding: .5rem .7rem } p.note { color: #555; font-size: .87rem }
+p.missing { background: #fff4e0; padding: .5rem .7rem } p.note { color: #555; font-size: .87em }
 svg text { font: 9px system-ui, sans-serif; fill: #555 }
 * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 @media print { body { max-width: none; padding: 0; font-size: 11px } nav { display: none } .wide { overflow: visible }

@@ -271,5 +271,5 @@ def _heat(percent: float) -> Html:
     if not percent >= 0.5:
         return Html("" if percent == percent else "-")
     ink = "#fff" if percent > 55 else "#222"
-    style = f"display:block;background:rgba({_HEAT_RGB},{percent / 100:.2f});color:{ink}"
+    style = f"display:block;padding:0 .2em;background:rgba({_HEAT_RGB},{percent / 100:.2f});color:{ink}"
     return Html(f'<span style="{style}">{percent:.0f}</span>')

@@ -273,6 +273,9 @@ def _pictures(job: _Job, shown: _Shown, given: Sequence[Sample]) -> Html:
     except (InputError, ModelError) as error:
         job.lacks.append(one_line(f"group maps missing: {error}"))
         parts.append(missing("Group maps", error))
+    if grouped is not None:
+        made_by = f"G and C at iteration {grouped.iteration}, predictions by G at {shown.checkpoint.iteration}"
+        parts.append(paragraph(f"Groups: each pixel's most probable one, by {made_by}.", "note"))
     groups: dict[str, list[Groups]] = {}
 
     def rows(domain: _Domain) -> Html:
