@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,11 +169,9 @@ def test_camvid_scores_what_it_adapts_to_and_never_trains_on_it_labelled() -> No
 def test_missing_weights_say_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = PRESETS["gta5_cityscapes_cdga"]()
-    with pytest.raises(
-        InputError, match=r"resnet101-63fe2227\.pth: no such file.*IMAGENET1K_V1.*weights=FILE"
-    ) as caught:
+    named = f"{Path(ResNet101_Weights.IMAGENET1K_V1.url).name}: no such file"
+    with pytest.raises(InputError, match=rf"{re.escape(named)}.*ResNet101_Weights\.IMAGENET1K_V1.*weights=FILE"):
         require_weights(config)
-    assert ResNet101_Weights.IMAGENET1K_V1.url in str(caught.value)
     own = configure(["gta5_cityscapes_cdga", "weights=mine.pth"], [])[1]
     with pytest.raises(InputError, match=r"mine\.pth: no such file of weights; name yours"):
         require_weights(own)
