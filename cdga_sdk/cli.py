@@ -56,7 +56,7 @@ def train(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:day, camvid:PATH.")] = None,
     target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. video:ride.mp4.")] = None,
-    arm: Annotated[str | None, typer.Option(help="source_only or cdga.")] = None,
+    arm: Annotated[str | None, typer.Option(help="source_only, baseline or cdga.")] = None,
     iters: Annotated[int | None, typer.Option(help="Iterations.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,

@@ -36,7 +36,7 @@ def python(*arguments: str | Path, cwd: Path, isolated: bool = False) -> subproc
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -19,7 +19,7 @@ from cdga_sdk.errors import MissingExtraError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_train.models.efficientvit import EfficientViTSeg
-from cdga_train.models.fused import FusedNetwork, normalise
+from cdga_train.models.fused import FusedNetwork, Normalise
 from cdga_train.models.registry import NETWORKS
 
 PREPROCESS = Preprocess(imgsz_hw=(64, 96))
@@ -118,7 +118,7 @@ def calibrated(network: nn.Module, frames: UInt8Array) -> FusedNetwork:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.inference_mode():
-        network.train()(normalise(torch.from_numpy(frames), PREPROCESS))
+        network.train()(Normalise(PREPROCESS)(torch.from_numpy(frames)))
     return FusedNetwork(network, PREPROCESS)
 
 

@@ -130,9 +130,9 @@ def with_header(header: bytes) -> bytes:
         with_header(b'{"__metadata__":7}'),
         with_header(b'{"__metadata__":{"cdga_checkpoint":"0"}}'),
         with_header(b'{"__metadata__":{"cdga_checkpoint":1}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"2"}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"2","state":"[","sha256":""}}'),
-        with_header(b'{"__metadata__":{"cdga_checkpoint":"2","state":"{}"}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"3"}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"3","state":"[","sha256":""}}'),
+        with_header(b'{"__metadata__":{"cdga_checkpoint":"3","state":"{}"}}'),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -145,7 +145,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
 def forged(path: Path, state: object) -> Path:
     """A file whose digest is right and whose state is ``state``."""
     text = json.dumps(state)
-    metadata = {"cdga_checkpoint": "2", "state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    metadata = {"cdga_checkpoint": "3", "state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     path.write_bytes(safetensors.torch.save({}, metadata))
     return path
 
@@ -158,6 +158,7 @@ GOOD_STATE = {
     "std": [1, 1, 1],
     "names": ["a"],
     "pseudo_labels": None,
+    "draws": None,
 }
 
 

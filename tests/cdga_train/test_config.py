@@ -81,6 +81,7 @@ def test_value_of_the_wrong_type_names_its_key(word: str, where: str) -> None:
         ("optim.discriminator_lr=-1", "optim.discriminator_lr"),
         ("optim.poly_power=-0.9", "optim.poly_power"),
         ("optim.poly_iters=0", "optim.poly_iters"),
+        ("optim.poly_iters=119999", "optim.poly_iters"),
     ],
 )
 def test_value_out_of_range_names_its_key(word: str, where: str) -> None:
@@ -179,7 +180,7 @@ def test_unreadable_file_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_round_trip_through_json() -> None:
-    config = changed("imgsz=64,128", "optim.name=adamw", "losses.tau=0.1", "weights=w.pt", "optim.poly_iters=5")
+    config = changed("imgsz=64,128", "optim.name=adamw", "losses.tau=0.1", "weights=w.pt", "optim.poly_iters=200000")
     plain = json.loads(json.dumps(config_as_dict(config)))
     assert plain["optim"]["name"] == "adamw"
     assert config_from_dict(plain) == config

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdga_sdk.errors import DegradedError, ModelError
+from cdga_sdk.errors import DegradedError, ModelError, UsageError
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_train import losses
 from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ from cdga_train.data.base import Sample
 from cdga_train.data.batches import Batch, Batches
 from cdga_train.loop import iterate, train
 from cdga_train.models.discriminator import GroupDiscriminator
-from cdga_train.models.fused import normalise
+from cdga_train.models.fused import Normalise
 from cdga_train.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -96,7 +96,8 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def tensor_images(images_BHWC: UInt8Array) -> Tensor:
-    return normalise(torch.from_numpy(images_BHWC), Preprocess(imgsz_hw=HW)).contiguous()
+    image_B3HW: Tensor = Normalise(Preprocess(imgsz_hw=HW))(torch.from_numpy(images_BHWC))
+    return image_B3HW.contiguous()
 
 
 def step_by_hand(config: TrainConfig, batch: Batch, weight_of: LossWeights) -> TrainingState:
@@ -149,7 +150,7 @@ def test_a_step_is_the_papers_and_a_loss_of_weight_zero_is_left_out_of_it(left_o
     config = replace(SMALL, channels_last=False, losses=chosen)
     batch = batches_of(config, is_round_2=True)[0][0]
     found, by_hand = iterated(config, is_round_2=True)[0], step_by_hand(config, batch, chosen)
-    for part in found.networks.parts():
+    for part in ("network", "grouping") if left_out == "cadv" else found.networks.parts():  # D rests without cadv
         # Sums of float32 in another order (D's folded first layer, means over pixels); measured below 2e-5.
         assert distance(momentum(found, part), momentum(by_hand, part)) < 1e-4
     if left_out is not None:
@@ -266,6 +267,37 @@ def test_half_precision_keeps_losses_and_weights_in_float32(
     assert full.scaler.is_enabled() is False
 
 
+WITHOUT_LOSSES = LossWeights(
+    semantic_consistency=0, orthogonality=0, adversarial=0, class_equivalence=0, pseudo_label=0
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("arm", ["baseline", "cdga"])
+def test_without_any_loss_of_adaptation_an_arm_still_trains(
+    arm: Literal["baseline", "cdga"], precision: Literal["fp32", "fp16"]
+) -> None:
+    config = replace(SMALL, arm=arm, precision=precision, losses=WITHOUT_LOSSES)
+    start, batches = TrainingState.new(config, CPU), batches_of(config)
+    state = with_loss_scale(start, 1024.0) if precision == "fp16" else TrainingState.new(config, CPU)
+    iterate(state, batches[0])
+    for part, is_still in (("network/head", False), ("grouping", True), ("discriminator", True)):
+        names = [k for k in weights(start) if k.startswith(part) and k.endswith("weight")]
+        assert all(torch.equal(weights(start)[k], weights(state)[k]) == is_still for k in names)
+
+
+def test_at_an_adversarial_weight_of_zero_d_is_left_alone() -> None:
+    config = replace(SMALL, losses=LossWeights(adversarial=0.0))
+    state, batches = TrainingState.new(config, CPU), batches_of(config)
+    calls: list[object] = []
+    assert state.networks.discriminator is not None
+    state.networks.discriminator.register_forward_hook(lambda *_: calls.append(1))
+    values = iterate(state, batches[0])
+    assert not calls
+    assert {"co", "orth", "cl"} <= set(values)
+    assert not {"cadv", "d"} & set(values)
+
+
 def with_loss_scale(state: TrainingState, scale: float) -> TrainingState:
     """The same state with another loss scale, as a checkpoint would bring it."""
     checkpoint = state.checkpoint()
@@ -365,18 +397,26 @@ def test_deterministic_sets_torchs_switches_for_the_run_alone(
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # put back afterwards, whatever the run sets
     config = replace(SMALL, arm="source_only", iters=1, candidates=0, deterministic=deterministic)
-    seen: list[tuple[bool, bool]] = []
+    seen: list[tuple[bool, bool, bool]] = []
 
-    def switches() -> tuple[bool, bool]:
-        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    def switches() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
 
     before = switches()
+    assert torch.backends.cudnn.allow_tf32  # torch's own default
     train(config, tmp_path, Blocks(seed=1), on_progress=lambda _: seen.append(switches()))
-    assert seen == [(deterministic, not deterministic)]
+    assert seen == [(deterministic, not deterministic, False)]  # fp32 is without TF32
     assert switches() == before
     with pytest.raises(ZeroDivisionError):
         train(config, tmp_path, Blocks(seed=1), on_progress=lambda _: print(1 / 0))
     assert switches() == before
+
+
+def test_a_network_without_deterministic_kernels_on_cuda_is_refused_there() -> None:
+    config = replace(SMALL, deterministic=True)
+    with pytest.raises(UsageError, match=r"deterministic: .*efficientvit_b0's bicubic.*another model"):
+        TrainingState.new(config, torch.device("cuda"))
 
 
 def test_a_deterministic_run_is_the_same_on_a_cpu(tmp_path: Path) -> None:

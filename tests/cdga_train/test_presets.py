@@ -69,6 +69,7 @@ def test_a_family_has_the_four_arms_that_a_claim_needs(family: str) -> None:
     assert changed(baseline, cdga) == {"arm"}
     assert [c.arm for c in (floor, translation, baseline, cdga)] == ["source_only", "source_only", "baseline", "cdga"]
     assert (floor.translate, translation.translate) == ("none", "fda")
+    assert changed(baseline, ARMS["self_training"](cdga)) == {"losses"}  # the baseline without its discriminator
     for arm, config in zip(ARMS, (floor, translation, baseline, cdga), strict=False):
         assert ARMS[arm](cdga) == config
 
@@ -95,7 +96,7 @@ def test_an_ablation_changes_one_thing(arm: str, key: str, value: object) -> Non
 
 
 def test_every_arm_is_tested() -> None:
-    assert len(ARMS) == 4 + 8
+    assert len(ARMS) == 4 + 1 + 8
 
 
 @pytest.mark.parametrize(

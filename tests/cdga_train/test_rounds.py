@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 from cdga_sdk.cli import run
-from cdga_sdk.errors import CdgaError, IntegrityError, ModelError, UsageError
+from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
 from cdga_sdk.image import read_label, write_png
 from cdga_train.checkpoint import LAST, PREVIOUS, SELECTION, find_checkpoint, load_checkpoint, load_newest
 from cdga_train.config import LossWeights, TrainConfig
@@ -195,6 +197,51 @@ def test_pseudo_labels_of_another_set_are_refused(copied: Path, config: TrainCon
     (copied / "round1" / SELECTION).write_text(json.dumps({**record, "iteration": 6 - record["iteration"]}))
     with pytest.raises(ModelError, match="other pseudo-labels"):
         train_run(config, copied)
+
+
+def test_round_1_is_not_made_longer_under_its_labels(copied: Path, config: TrainConfig) -> None:
+    before = outcome(copied)
+    with pytest.raises(UsageError, match=r"made after 4 iterations of round 1, got iters=8.*resume with iters=4"):
+        train_run(replace(config, iters=8), copied)
+    assert outcome(copied) == before
+
+
+def test_before_the_labels_are_made_a_run_may_be_made_longer(copied: Path, config: TrainConfig) -> None:
+    _before_the_labels(copied)
+    train_run(replace(config, iters=6), copied)
+    made_after = json.loads((copied / PSEUDO_LABELS / "pseudo_labels.json").read_text())["iteration"]
+    assert made_after == json.loads((copied / "round1" / SELECTION).read_text())["iteration"]
+    assert load_checkpoint(copied / "round1" / LAST).iteration == 6
+
+
+@pytest.mark.parametrize(("rounds", "candidates", "is_stopped"), [(2, 0, True), (1, 2, True), (1, 0, False)])
+def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
+    tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool
+) -> None:
+    chosen = replace(config, rounds=rounds, candidates=candidates, iters=2)
+
+    def stop(_: str, progress: Progress) -> None:
+        if progress.iteration == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    expectation = pytest.raises(InterruptedRunError, match="iteration 2 of 2") if is_stopped else nullcontext()
+    with expectation:
+        train_run(chosen, tmp_path, watcher=Watcher(progress=stop))
+    assert load_newest(round_folders(chosen, tmp_path)[0]) is not None
+    assert is_finished(chosen, tmp_path) != is_stopped
+    train_run(chosen, tmp_path)
+    assert is_finished(chosen, tmp_path)
+
+
+def test_a_run_goes_on_with_what_it_drew_from_alone(copied: Path, config: TrainConfig, domains: Path) -> None:
+    _in_round_2(copied)
+    with pytest.raises(UsageError, match=r"1 forward passes per iteration, now there are .* 2 forward passes"):
+        train_run(replace(config, accumulate=2), copied)
+    day = shutil.copytree(domains / "day", copied / "day")
+    for part in ("images", "labels"):
+        shutil.copy(day / part / "0.png", day / part / "extra.png")
+    with pytest.raises(UsageError, match=r"it had 5 source images.* now there are 6 source images"):
+        train_run(replace(config, source=f"folder:{day}"), copied)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied: Path, finished: Path, config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ __all__ = [
     "ROUNDS",
     "SELECTION",
     "Checkpoint",
+    "Draws",
     "candidate_file",
     "find_checkpoint",
     "load_checkpoint",
@@ -42,12 +43,33 @@ __all__ = [
     "save_keeping_previous",
 ]
 
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 _KEY: Final = "cdga_checkpoint"
 LAST: Final = "last.safetensors"
 PREVIOUS: Final = "previous.safetensors"
 SELECTION: Final = "selection.json"
 ROUNDS: Final = ("round1", "round2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """What an iteration's random images are drawn from; another of any makes it another run.
+
+    Attributes:
+        source_images: Labelled images.
+        target_images: Images of the target; 0 where the run looks at none.
+        forward_passes: Of an iteration, over all processes.
+    """
+
+    source_images: int
+    target_images: int
+    forward_passes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source_images} source images, {self.target_images} target images "
+            f"and {self.forward_passes} forward passes per iteration"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +83,7 @@ class Checkpoint:
         names: Class names by train id.
         tensors: Everything else, by the names of this module's docstring.
         pseudo_labels: sha256 of the label set of round 2; None in round 1.
+        draws: What the iterations so far drew from; None before the first.
     """
 
     config: TrainConfig
@@ -69,6 +92,7 @@ class Checkpoint:
     names: tuple[str, ...]
     tensors: Mapping[str, Tensor]
     pseudo_labels: str | None = None
+    draws: Draws | None = None
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix/``, without it."""
@@ -92,6 +116,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "std": checkpoint.preprocess.std,
         "names": checkpoint.names,
         "pseudo_labels": checkpoint.pseudo_labels,
+        "draws": None if checkpoint.draws is None else asdict(checkpoint.draws),
     }
     text = json.dumps(header, sort_keys=True)
     metadata = {_KEY: _FORMAT, "state": text, "sha256": _digest(text, tensors)}
@@ -123,6 +148,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             names=tuple(state["names"]),
             tensors=tensors,
             pseudo_labels=state["pseudo_labels"],
+            draws=None if state["draws"] is None else Draws(**state["draws"]),
         )
     except UsageError as error:
         raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error

@@ -137,13 +137,14 @@ class TrainConfig:
     freeze_bn_affine: bool = False
     """Keep the network's BatchNorm weights and biases as they are; its statistics are still the batch's (BDL)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the convolutions, by autocast; losses, softmax and weights are float32 always."""
+    """Of the convolutions, by autocast; losses, softmax and weights are float32 always. fp32 is without TF32."""
     channels_last: bool = True
     """Memory layout of the network; faster on tensor cores and on CPUs."""
     compile: bool = False
     """Compile the networks with torch.compile: minutes at the start, faster steps."""
     deterministic: bool = False
-    """Bit-equal runs on CUDA too, at some cost; on a CPU they are so anyway."""
+    """Bit-equal runs on CUDA too, at some cost; on a CPU they are so anyway. Not with efficientvit_b0, whose upsampling
+    has no deterministic gradient on CUDA."""
     losses: LossWeights = field(default_factory=LossWeights)
     optim: OptimConfig = field(default_factory=OptimConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
@@ -152,7 +153,7 @@ class TrainConfig:
     workers: int = 2
     """Threads that prepare batches."""
     cache_gib: float = 2.0
-    """Keep resized images in memory while they fit into this."""
+    """Keep resized images in memory while they fit into this; of each process."""
     cache_dir: str | None = None
     """Keep resized images in this folder too, for later epochs and runs."""
     log_every: int = 10
@@ -181,6 +182,12 @@ class TrainConfig:
         for key, size in (("imgsz", self.imgsz), ("source_imgsz", self.source_size)):
             if min(size) < 32:
                 raise UsageError(f"{key} is {size}, wanted at least 32 by 32", where=key)
+        if self.optim.poly_iters is not None and self.iters > self.optim.poly_iters:
+            raise UsageError(
+                f"iters is {self.iters} and the schedule ends at {self.optim.poly_iters}: the rest would learn nothing",
+                where="optim.poly_iters",
+                fix=f"use optim.poly_iters={self.iters} or none",
+            )
         if (self.translate == "folder") != (self.translated is not None):
             raise UsageError("translate=folder and translated=FOLDER go together", where="translated")
 

@@ -16,13 +16,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError
-from cdga_train.checkpoint import LAST, Checkpoint, candidate_file, save_checkpoint, save_keeping_previous
+from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
+from cdga_train.checkpoint import LAST, Checkpoint, Draws, candidate_file, save_checkpoint, save_keeping_previous
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.batches import Batch, Batches, prefetched
 from cdga_train.metrics_log import MetricsLog
-from cdga_train.models.fused import normalise
 from cdga_train.processes import ALONE, Processes
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
@@ -49,6 +48,7 @@ def train(
     *,
     resume_from: Checkpoint | None = None,
     pseudo_labels: str | None = None,
+    is_end_of_run: bool = True,
     processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
@@ -64,6 +64,7 @@ def train(
         target: Samples of the target; their labels, if any, are pseudo-labels. None where the run looks at none.
         resume_from: Go on from this state.
         pseudo_labels: sha256 of the target's pseudo-labels.
+        is_end_of_run: Nothing follows, so that a signal in the last iteration has nothing left to stop.
         processes: This process among those that train together; the first one writes.
         on_progress: Called after every iteration.
         on_note: Called with a line for people.
@@ -75,10 +76,14 @@ def train(
         InterruptedRunError: Stopped by a signal; a checkpoint was written.
         DegradedError: A loss or weight became NaN or infinite; the last good checkpoint is kept.
         InputError: Data cannot be read.
+        UsageError: ``resume_from`` drew from another number of images, or made another number of forward passes.
     """
-    device = choose_device(processes.device_name(config.device))
-    state = TrainingState.resumed(resume_from, config, device) if resume_from else TrainingState.new(config, device)
-    state.pseudo_labels = pseudo_labels
+    draws = Draws(
+        source_images=len(source),
+        target_images=len(target) if target is not None else 0,
+        forward_passes=config.accumulate * processes.count,
+    )
+    state = _state(config, resume_from, draws, pseudo_labels, processes)
     batches = Batches(source, target, config, processes.slots(config.accumulate))
     last = folder / LAST
     log_file = folder / METRICS if processes.is_first else None
@@ -95,7 +100,7 @@ def train(
                 _refuse_nan(log.write(state.iteration, processes.average_values), state, last)
             _save_what_is_due(state, folder, processes, is_leaving=stopping or ending)
             on_progress(Progress(iteration=state.iteration, iters=config.iters, values=log.latest))
-            if stopping and not ending:
+            if stopping and not (ending and is_end_of_run):
                 raise _interrupted(state, folder, is_terminated=signal.SIGTERM in stopped_by)
             waited_since = time.perf_counter()
     if batches.is_disk_cache_full:
@@ -123,8 +128,10 @@ def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes
     except torch.OutOfMemoryError as error:
         raise ResourceError("out of GPU memory", where=state.device, fix="lower batch or imgsz") from error
     for name, optimiser in state.optimisers.items():
-        processes.average_gradients(state.networks.parts()[name].parameters())
-        state.scaler.step(optimiser)
+        parameters = list(state.networks.parts()[name].parameters())
+        if any(p.grad is not None for p in parameters):  # without any, as with weights of 0, the scaler refuses to step
+            processes.average_gradients(parameters)
+            state.scaler.step(optimiser)
     state.scaler.update()
     state.iteration += 1
     return values
@@ -144,7 +151,7 @@ def _backward(state: TrainingState, batch: TensorBatch, share: float) -> dict[st
             values |= adaptation.logged()
     scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    if adaptation is not None and networks.discriminator is not None:
+    if adaptation is not None and networks.discriminator is not None and config.losses.adversarial:
         _train_discriminator(state, is_trained=True)
         with state.autocast():
             loss_d = discriminator_loss(networks.discriminator, adaptation.source_view, adaptation.target_view)
@@ -161,11 +168,11 @@ def _train_discriminator(state: TrainingState, *, is_trained: bool) -> None:
 
 def _on_device(batch: Batch, state: TrainingState) -> TensorBatch:
     def moved(tensor: Tensor) -> Tensor:
-        # Pinned memory is what lets the copy run beside the computation.
+        # From pinned memory the copy is only queued, and Python goes on to launch what follows it.
         return (tensor.pin_memory() if state.device.type == "cuda" else tensor).to(state.device, non_blocking=True)
 
     def images(frames_BHWC: Tensor) -> Tensor:
-        image_B3HW = normalise(moved(frames_BHWC), state.preprocess)
+        image_B3HW: Tensor = state.normalise(moved(frames_BHWC))
         layout = torch.channels_last if state.config.channels_last else torch.contiguous_format
         return image_B3HW.contiguous(memory_format=layout)
 
@@ -186,6 +193,24 @@ def _refuse_nan(values: dict[str, float], state: TrainingState, last: Path) -> N
             f"{', '.join(bad) or 'a weight'} became NaN or infinite by iteration {state.iteration}; {kept}",
             fix="lower optim.lr or losses.class_equivalence",
         )
+
+
+def _state(
+    config: TrainConfig, resume_from: Checkpoint | None, draws: Draws, pseudo_labels: str | None, processes: Processes
+) -> TrainingState:
+    device = choose_device(processes.device_name(config.device))
+    if resume_from is None:
+        state = TrainingState.new(config, device)
+    elif resume_from.draws not in {None, draws}:
+        raise UsageError(
+            f"a resumed run draws as it began: it had {resume_from.draws}, now there are {draws}",
+            where="--resume",
+            fix="put the data back as they were, and keep processes x accumulate",
+        )
+    else:
+        state = TrainingState.resumed(resume_from, config, device)
+    state.draws, state.pseudo_labels = draws, pseudo_labels
+    return state
 
 
 def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> InterruptedRunError:
@@ -213,17 +238,21 @@ def _save_what_is_due(state: TrainingState, folder: Path, processes: Processes, 
 
 @contextmanager
 def _kernels(config: TrainConfig) -> Iterator[None]:
-    """Kernels that give the same bits each time, where asked for; else the fastest that cuDNN finds."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    """Kernels that give the same bits each time, where asked for; else the fastest that cuDNN finds.
+
+    fp32 means fp32: TF32, which rounds a convolution's inputs to 10 bits, is for the half precisions' leftovers alone.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.benchmark = not config.deterministic
+    cudnn.benchmark, cudnn.allow_tf32 = not config.deterministic, config.precision != "fp32"
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        _, cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from cdga_sdk.errors import ModelError
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
-from cdga_train.models.fused import FusedNetwork, normalise
+from cdga_train.models.fused import FusedNetwork
 
 __all__ = [
     "predict_frames",
@@ -110,7 +110,7 @@ def _frame_rgb(fused: FusedNetwork, image_bgr: UInt8Array) -> UInt8Array:
 
 def _head_logits(fused: FusedNetwork, image_bgr: UInt8Array) -> Tensor:
     frame_NHWC = torch.from_numpy(_frame_rgb(fused, image_bgr)[np.newaxis]).to(_device(fused))
-    logits_1Chw: Tensor = fused.network(normalise(frame_NHWC, fused.preprocess))
+    logits_1Chw: Tensor = fused.network(fused.normalise(frame_NHWC))
     return logits_1Chw.float()
 
 

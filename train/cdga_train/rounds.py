@@ -84,7 +84,7 @@ def train_run(
     """Train all rounds of ``config`` in ``folder``, going on from what an earlier call left there.
 
     Args:
-        config: The run; beside the data's length and the machine's settings it must be the earlier call's.
+        config: The run; beside the run's length and the machine's settings it must be the earlier call's.
         folder: An existing folder.
         processes: This process among those that train together.
         watcher: Who is told.
@@ -106,6 +106,8 @@ def train_run(
             target=_open_target(config),
         )
         first, *second = round_folders(config, folder)
+        if (folder / PSEUDO_LABELS).is_dir():
+            _refuse_longer_round(config, first)
         _round(run, first, run.target)
         if second:
             assert run.target is not None
@@ -127,6 +129,7 @@ def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: st
             target,
             resume_from=checkpoint,
             pseudo_labels=pseudo_labels,
+            is_end_of_run=not _is_choosing(run.config) and (run.config.rounds == 1 or pseudo_labels is not None),
             processes=run.processes,
             on_progress=lambda progress: run.watcher.progress(folder.name, progress),
             on_note=run.watcher.note,
@@ -170,6 +173,16 @@ def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelle
             run.watcher.note(f"round 1 sees '{name}' in {100 * share:.1f} % of the pixels: it has collapsed")
     run.processes.wait()
     return PseudoLabelled(run.target, folder)
+
+
+def _refuse_longer_round(config: TrainConfig, first: Path) -> None:
+    checkpoint = load_newest(first)
+    if checkpoint is not None and checkpoint.iteration < config.iters:
+        raise UsageError(
+            f"round 2's labels were made after {checkpoint.iteration} iterations of round 1, got iters={config.iters}",
+            where=first.parent,
+            fix=f"resume with iters={checkpoint.iteration}, or start a new run",
+        )
 
 
 def _refuse_other_labels(checkpoint: Checkpoint | None, pseudo_labels: str | None, folder: Path) -> None:

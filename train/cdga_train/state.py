@@ -16,10 +16,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from cdga_sdk.errors import ModelError, ResourceError, UsageError, one_line
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.preprocess import Preprocess
-from cdga_train.checkpoint import Checkpoint, read_published_weights
+from cdga_train.checkpoint import Checkpoint, Draws, read_published_weights
 from cdga_train.config import TrainConfig
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
+from cdga_train.models.fused import Normalise
 from cdga_train.models.grouping import GroupingNetwork
 from cdga_train.models.registry import network_spec
 from cdga_train.step import Networks
@@ -87,25 +88,35 @@ class TrainingState:
         config: The run.
         device: Where the networks are.
         preprocess: What G's input must look like.
+        normalise: Makes that of uint8 frames, on the device.
         networks: G, C and D.
         optimisers: One for each of them, by the same names.
         scaler: Scales the losses in fp16, so that small gradients survive; does nothing otherwise.
         iteration: Iterations done.
         pseudo_labels: sha256 of the label set that the run trains on; None in round 1.
+        draws: What each iteration draws from; None before training.
     """
 
     config: TrainConfig
     device: torch.device
     preprocess: Preprocess
+    normalise: Normalise
     networks: Networks
     optimisers: dict[str, Optimizer]
     scaler: GradScaler
     iteration: int = 0
     pseudo_labels: str | None = None
+    draws: Draws | None = None
 
     @classmethod
     def new(cls, config: TrainConfig, device: torch.device) -> TrainingState:
-        """Random weights from the seed, or the published ones that the configuration names."""
+        """Random weights from the seed, or the published ones that the configuration names.
+
+        Raises:
+            UsageError: The network has no deterministic kernels on ``device``, and they were asked for.
+        """
+        if config.deterministic and device.type == "cuda":
+            _refuse_random_kernels(config)
         torch.manual_seed(config.seed)
         networks = _networks(config)
         if config.weights is not None:
@@ -120,10 +131,12 @@ class TrainingState:
         if config.compile:
             for module in networks.parts().values():
                 module.compile()
+        preprocess = Preprocess(imgsz_hw=config.imgsz)
         return cls(
             config=config,
             device=device,
-            preprocess=Preprocess(imgsz_hw=config.imgsz),
+            preprocess=preprocess,
+            normalise=Normalise(preprocess).to(device),
             networks=networks,
             optimisers=_optimisers(networks, config),
             scaler=GradScaler(device.type, enabled=config.precision == "fp16"),
@@ -147,6 +160,7 @@ class TrainingState:
             state.scaler.load_state_dict(_scaler_state(state.scaler, checkpoint.part("scaler")))
         state.iteration = checkpoint.iteration
         state.pseudo_labels = checkpoint.pseudo_labels
+        state.draws = checkpoint.draws
         return state
 
     def set_learning_rates(self) -> None:
@@ -186,7 +200,10 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every tensor that a checkpoint would hold is finite: weights, BatchNorm's statistics, optimisers."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.checkpoint().tensors.values())
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for tensor in self.checkpoint().tensors.values():
+            by_device.setdefault(tensor.device, []).append(torch.isfinite(tensor).all())
+        return all(bool(torch.stack(flags).all()) for flags in by_device.values())  # one wait for the GPU, not hundreds
 
     def _checkpoint_of(self, tensors: dict[str, Tensor]) -> Checkpoint:
         return Checkpoint(
@@ -196,6 +213,7 @@ class TrainingState:
             names=CITYSCAPES_NAMES,
             tensors=tensors,
             pseudo_labels=self.pseudo_labels,
+            draws=self.draws,
         )
 
 
@@ -225,6 +243,15 @@ def _networks(config: TrainConfig) -> Networks:
                 grouping=GroupingNetwork(num_classes, config.num_groups),
                 discriminator=GroupDiscriminator(num_classes, detach_q=config.losses.detach_q),
             )
+
+
+def _refuse_random_kernels(config: TrainConfig) -> None:
+    if not network_spec(config.model, config.imgsz).is_deterministic_on_cuda:
+        raise UsageError(
+            f"torch has no deterministic gradient of {config.model}'s bicubic upsampling on CUDA",
+            where="deterministic",
+            fix="use deterministic=false, device=cpu, or another model",
+        )
 
 
 def _freeze_affine(network: SegmentationNetwork) -> None:

@@ -84,7 +84,8 @@ class Adaptation:
     """The unweighted losses that G and C minimise beside L_seg, and what D gets of each domain.
 
     Attributes:
-        values: Scalars: ``adv`` (baseline); ``co``, ``orth``, ``cadv`` and ``cl`` (CDGA); ``ssl`` in round 2.
+        values: Scalars: ``adv`` (baseline); ``co``, ``orth``, ``cadv`` and ``cl`` (CDGA); ``ssl`` in round 2. At an
+            adversarial weight of 0 there is no ``adv`` or ``cadv``: D, the most costly part by far, is left alone.
         weights: One weight per loss.
         source_view: The discriminator's arguments for the source domain, with their graph.
         target_view: Those for the target.
@@ -99,8 +100,8 @@ class Adaptation:
 
     def weighted_sum(self) -> Tensor:
         """The scalar to add to L_seg. A loss of weight 0 is left out of the graph."""
-        terms = [weight * self.values[name] for name, weight in self.weights.items() if weight]
-        return torch.stack(terms).sum() if terms else torch.zeros_like(next(iter(self.values.values())))
+        terms = [self.weights[name] * value for name, value in self.values.items() if self.weights[name]]
+        return torch.stack(terms).sum() if terms else torch.tensor(0.0)
 
     def logged(self) -> dict[str, Tensor]:
         """Every value for the log, detached."""
@@ -162,7 +163,7 @@ def _cdga(networks: Networks, source_BCHW: Tensor, target_BCHW: Tensor, config: 
         values={
             "co": losses.semantic_consistency(q_source_BKC, q_target_BKC),
             "orth": losses.orthogonality(q_source_BKC) + losses.orthogonality(q_target_BKC),
-            "cadv": _flipped(networks, source_view, target_view, config),
+            **_flipped("cadv", networks, source_view, target_view, config),
             "cl": losses.class_equivalence(m_source_BKC, m_target_BKC, weights.tau),
         },
         weights={
@@ -181,7 +182,7 @@ def _baseline(networks: Networks, source_BCHW: Tensor, target_BCHW: Tensor, conf
     """One discriminator on P as a whole (Tsai et al. 2018, as in BDL, Li et al. 2019)."""
     source_view, target_view = (source_BCHW,), (target_BCHW,)
     return Adaptation(
-        values={"adv": _flipped(networks, source_view, target_view, config)},
+        values=_flipped("adv", networks, source_view, target_view, config),
         weights={"adv": config.losses.adversarial},
         source_view=source_view,
         target_view=target_view,
@@ -190,14 +191,16 @@ def _baseline(networks: Networks, source_BCHW: Tensor, target_BCHW: Tensor, conf
 
 
 def _flipped(
-    networks: Networks, source_view: tuple[Tensor, ...], target_view: tuple[Tensor, ...], config: TrainConfig
-) -> Tensor:
-    """The adversarial loss of G and C: D's cross-entropy with the wrong label."""
+    name: str, networks: Networks, source_view: tuple[Tensor, ...], target_view: tuple[Tensor, ...], config: TrainConfig
+) -> dict[str, Tensor]:
+    """The adversarial loss of G and C by its name: D's cross-entropy with the wrong label. Nothing at weight 0."""
     assert networks.discriminator is not None
+    if not config.losses.adversarial:
+        return {}
     loss = losses.adversarial(networks.discriminator(*target_view), is_source=True)
     if config.losses.adversarial_domains == "both":
         loss = loss + losses.adversarial(networks.discriminator(*source_view), is_source=False)
-    return loss
+    return {name: loss}
 
 
 def _entropy_of_mean(group_BKHW: Tensor) -> Tensor:

@@ -222,19 +222,36 @@ def test_prefetched_keeps_the_order(start: int, stop: int) -> None:
     assert not batch_threads()
 
 
-def test_prefetched_stays_within_its_depth() -> None:
+def test_prefetched_stays_two_items_a_thread_ahead() -> None:
     made: list[int] = []
 
     def make(iteration: int) -> Batch:
         made.append(iteration)
         return dummy(iteration)
 
-    stream = prefetched(make, 0, 100, workers=2, depth=3)
+    stream = prefetched(make, 0, 100, workers=2)
     next(stream)
     time.sleep(0.05)
-    assert max(made) <= 3
+    assert max(made) == 4
     stream.close()  # type: ignore[attr-defined]  # it is a generator
     assert not batch_threads()
+
+
+def test_prefetched_keeps_every_thread_busy() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def make(iteration: int) -> Batch:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return dummy(iteration)
+
+    assert numbers(list(prefetched(make, 0, 40, workers=8))) == list(range(40))
+    assert most == 8
 
 
 def test_prefetched_raises_where_the_batch_would_have_come_and_stops() -> None:

@@ -17,7 +17,7 @@ from cdga_sdk.image import read_image_bgr
 from cdga_sdk.preprocess import Preprocess, resize_image
 from cdga_train.checkpoint import read_published_weights
 from cdga_train.models.deeplabv2 import DeepLabV2, Depth
-from cdga_train.models.fused import normalise
+from cdga_train.models.fused import Normalise
 from cdga_train.models.registry import NETWORKS
 
 V15, CAFFE = NETWORKS["deeplabv2_resnet50"], NETWORKS["deeplabv2_resnet50_caffe"]
@@ -205,7 +205,7 @@ def test_the_caffe_weights_know_where_their_strides_sat(caffe_weights: Path, cam
     published = read_published_weights(caffe_weights)
     files = sorted((camvid / "images" / "val").glob("*.jpg"))[::50]
     frames_rgb = [resize_image(read_image_bgr(file), (240, 320))[:, :, ::-1] for file in files]
-    image_BCHW = normalise(torch.from_numpy(np.stack(frames_rgb)), Preprocess(imgsz_hw=(240, 320)))
+    image_BCHW = Normalise(Preprocess(imgsz_hw=(240, 320)))(torch.from_numpy(np.stack(frames_rgb)))
     errors = []
     for caffe_strides in (True, False):
         network = DeepLabV2(19, depth=50, caffe_strides=caffe_strides).eval()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cdga_sdk.preprocess import Preprocess
-from cdga_train.models.fused import FusedNetwork, normalise
+from cdga_train.models.fused import FusedNetwork, Normalise
 
 # mean 0 and std 1 / 255 of a value in [0, 1]: a normalised value is the pixel's own, 0 to 255
 AS_IS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
@@ -27,7 +27,7 @@ def one_pixel(*rgb: int) -> Tensor:
 
 
 def test_normalise_by_hand() -> None:
-    image_NCHW = normalise(one_pixel(255, 0, 51), Preprocess(imgsz_hw=(1, 1)))
+    image_NCHW = Normalise(Preprocess(imgsz_hw=(1, 1)))(one_pixel(255, 0, 51))
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     torch.testing.assert_close(image_NCHW.flatten(), torch.tensor(expected))
     assert image_NCHW.shape == (1, 3, 1, 1)

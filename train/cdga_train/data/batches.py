@@ -59,9 +59,13 @@ class Batches:
     def __init__(
         self, source: Dataset, target: Dataset | None, config: TrainConfig, slots: Sequence[int] | None = None
     ) -> None:
-        ram, disk = RamBudget(config.cache_gib * 2**30), Path(config.cache_dir) if config.cache_dir else None
-        self._source = ResizedSamples(source, config.source_size, ram=ram, disk=disk)
-        self._target = None if target is None else ResizedSamples(target, config.imgsz, ram=ram, disk=disk)
+        ram_bytes, disk = config.cache_gib * 2**30, Path(config.cache_dir) if config.cache_dir else None
+        # Memory goes to the target first: it is the smaller set, so its images come up more often.
+        of_target = 0 if target is None else min(ram_bytes, _bytes_of(target, config.imgsz))
+        self._source = ResizedSamples(source, config.source_size, ram=RamBudget(ram_bytes - of_target), disk=disk)
+        self._target = (
+            None if target is None else ResizedSamples(target, config.imgsz, ram=RamBudget(of_target), disk=disk)
+        )
         self._config = config
         self._slots = range(config.accumulate) if slots is None else slots
 
@@ -94,8 +98,10 @@ class Batches:
         )
 
 
-def prefetched(make: Callable[[int], _Item], start: int, stop: int, *, workers: int, depth: int = 4) -> Iterator[_Item]:
+def prefetched(make: Callable[[int], _Item], start: int, stop: int, *, workers: int) -> Iterator[_Item]:
     """``make(start)`` ... ``make(stop - 1)`` in order, prepared ahead on threads (OpenCV and numpy free the GIL).
+
+    Two items a thread are under way or ready, so that a slow one does not leave the others idle.
 
     An exception of ``make`` is raised where its item would have come.
     """
@@ -104,12 +110,17 @@ def prefetched(make: Callable[[int], _Item], start: int, stop: int, *, workers: 
     try:
         for iteration in range(start, stop):
             waiting.append(pool.submit(make, iteration))
-            if len(waiting) > depth:
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _bytes_of(dataset: Dataset, size_hw: tuple[int, int]) -> int:
+    """What all its resized samples take: three bytes a pixel, and one for the label."""
+    return len(dataset) * size_hw[0] * size_hw[1] * (4 if dataset.is_labelled else 3)
 
 
 def _drawn(samples: ResizedSamples, rng: np.random.Generator, *, flip: bool) -> Sample:

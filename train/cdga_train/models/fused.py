@@ -11,16 +11,28 @@ from torch import Tensor, nn
 
 from cdga_sdk.preprocess import Preprocess
 
-__all__ = ["FusedNetwork", "normalise"]
+__all__ = ["FusedNetwork", "Normalise"]
 
 
-def normalise(frame_NHWC: Tensor, preprocess: Preprocess) -> Tensor:
-    """uint8 RGB frames (N, H, W, 3) to float32 (N, 3, H, W), normalised as the network was trained."""
-    # Cast first: TensorRT rejects a uint8 tensor that goes straight into a transpose.
-    image_NCHW = frame_NHWC.to(torch.float32).permute(0, 3, 1, 2)
-    mean = torch.tensor(preprocess.mean, device=frame_NHWC.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocess.std, device=frame_NHWC.device).view(1, 3, 1, 1) * 255
-    return (image_NCHW - mean) / std
+class Normalise(nn.Module):
+    """uint8 RGB frames (N, H, W, 3) to float32 (N, 3, H, W), normalised as the network was trained.
+
+    A module, so that mean and deviation are on the device before the first frame: each copy there waits for it.
+    """
+
+    mean_1311: Tensor
+    std_1311: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        for name, values in (("mean_1311", preprocess.mean), ("std_1311", preprocess.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, frame_NHWC: Tensor) -> Tensor:
+        """Normalise frames."""
+        # Cast first: TensorRT rejects a uint8 tensor that goes straight into a transpose.
+        image_NCHW = frame_NHWC.to(torch.float32).permute(0, 3, 1, 2)
+        return (image_NCHW - self.mean_1311) / self.std_1311
 
 
 class FusedNetwork(nn.Module):
@@ -34,6 +46,7 @@ class FusedNetwork(nn.Module):
     def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network
+        self.normalise = Normalise(preprocess)
         self.preprocess = preprocess
         self.eval()
 
@@ -47,7 +60,7 @@ class FusedNetwork(nn.Module):
             mask (N, H, W) uint8: argmax of the logits upsampled bilinearly to H x W.
             conf (N, H, W) uint8: softmax probability of that class, times 255, rounded.
         """
-        logits_NCHW = self.network(normalise(frame_NHWC, self.preprocess))
+        logits_NCHW = self.network(self.normalise(frame_NHWC))
         logits_NCHW = F.interpolate(
             logits_NCHW.float(), size=self.preprocess.imgsz_hw, mode="bilinear", align_corners=False
         )

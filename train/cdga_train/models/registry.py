@@ -32,11 +32,13 @@ class NetworkSpec:
         build: Takes the number of classes; random weights, nothing is downloaded.
         published: The names of the published tensors.
         size_multiple: Both sides of the input must be multiples of this.
+        is_deterministic_on_cuda: Whether torch has a deterministic gradient of every layer there.
     """
 
     build: Callable[[int], SegmentationNetwork]
     published: PublishedNames
     size_multiple: int
+    is_deterministic_on_cuda: bool = True
 
     def published_state(
         self, state: Mapping[str, Tensor], num_classes: int = len(CITYSCAPES_NAMES)
@@ -94,6 +96,7 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
             build=EfficientViTSeg,
             published=efficientvit.PUBLISHED,
             size_multiple=EfficientViTSeg.size_multiple,
+            is_deterministic_on_cuda=False,
         ),
     }
 )
