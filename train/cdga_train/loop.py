@@ -78,13 +78,9 @@ def train(
         InputError: Data cannot be read.
         UsageError: ``resume_from`` drew from another number of images, or made another number of forward passes.
     """
-    draws = Draws(
-        source_images=len(source),
-        target_images=len(target) if target is not None else 0,
-        forward_passes=config.accumulate * processes.count,
-    )
-    state = _state(config, resume_from, draws, pseudo_labels, processes)
     batches = Batches(source, target, config, processes.slots(config.accumulate))
+    state = _state(config, resume_from, processes, len(source), len(target) if target else 0)
+    state.pseudo_labels = pseudo_labels
     last = folder / LAST
     log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
@@ -196,9 +192,14 @@ def _refuse_nan(values: dict[str, float], state: TrainingState, last: Path) -> N
 
 
 def _state(
-    config: TrainConfig, resume_from: Checkpoint | None, draws: Draws, pseudo_labels: str | None, processes: Processes
+    config: TrainConfig, resume_from: Checkpoint | None, processes: Processes, source_images: int, target_images: int
 ) -> TrainingState:
     device = choose_device(processes.device_name(config.device))
+    draws = Draws(
+        source_images=source_images,
+        target_images=target_images,
+        forward_passes=config.accumulate * processes.count,
+    )
     if resume_from is None:
         state = TrainingState.new(config, device)
     elif resume_from.draws not in {None, draws}:
@@ -209,7 +210,7 @@ def _state(
         )
     else:
         state = TrainingState.resumed(resume_from, config, device)
-    state.draws, state.pseudo_labels = draws, pseudo_labels
+    state.draws = draws
     return state
 
 
