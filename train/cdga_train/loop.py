@@ -81,7 +81,6 @@ def train(
     batches = Batches(source, target, config, processes.slots(config.accumulate))
     state = _state(config, resume_from, processes, len(source), len(target) if target else 0)
     state.pseudo_labels = pseudo_labels
-    last = folder / LAST
     log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
     with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
@@ -93,15 +92,14 @@ def train(
             log.add(values, waited_s=waited_s, lr=state.optimisers["network"].param_groups[0]["lr"])
             stopping, ending = processes.any(bool(stopped_by)), state.iteration == config.iters
             if state.iteration % config.log_every == 0 or stopping or ending:
-                _refuse_nan(log.write(state.iteration, processes.average_values), state, last)
+                _refuse_nan(log.write(state.iteration, processes.average_values), state, folder / LAST)
             _save_what_is_due(state, folder, processes, is_leaving=stopping or ending)
             on_progress(Progress(iteration=state.iteration, iters=config.iters, values=log.latest))
             if stopping and not (ending and is_end_of_run):
                 raise _interrupted(state, folder, is_terminated=signal.SIGTERM in stopped_by)
             waited_since = time.perf_counter()
-    if batches.is_disk_cache_full:
-        on_note(f"{config.cache_dir} is full or cannot be written to: images were kept in memory only")
-    return last
+    _note_full_cache(batches, config, on_note)
+    return folder / LAST
 
 
 def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes = ALONE) -> dict[str, Tensor]:
@@ -189,6 +187,11 @@ def _refuse_nan(values: dict[str, float], state: TrainingState, last: Path) -> N
             f"{', '.join(bad) or 'a weight'} became NaN or infinite by iteration {state.iteration}; {kept}",
             fix="lower optim.lr or losses.class_equivalence",
         )
+
+
+def _note_full_cache(batches: Batches, config: TrainConfig, on_note: Callable[[str], None]) -> None:
+    if batches.is_disk_cache_full:
+        on_note(f"{config.cache_dir} is full or cannot be written to: images were kept in memory only")
 
 
 def _state(
