@@ -4,7 +4,8 @@
 
     python -m benchmarks.killed_runs --kills 30 --json benchmarks/results/killed_runs.json
 
-Each run is started anew, killed, and started again until it ends; every third one is killed twice. A third of the kills
+Each run is started anew, killed, and started again until it ends; every third one is killed twice. A run that ends
+before its kill is thrown away, so that every one counted was killed. A third of the kills
 come at a random moment, a third while a file is half written, a third when a phase has just left its mark. Then the
 weights, BatchNorm statistics and optimiser states of both rounds, the pseudo-labels and the choices of checkpoint must
 be those of the run that was left alone, and nothing half written may be left.
@@ -77,9 +78,10 @@ def killed_runs(place: Path, kills: int, seed: int) -> dict[str, object]:
     for number in range(kills):
         folder = place / f"run{number}"
         moment = MOMENTS[number % len(MOMENTS)]
-        found = [kill_at(moment, config, folder, length_s, chance)]
-        if number % 3 == 2:
-            found.append(kill_at("random", config, folder, length_s, chance))
+        while (first := kill_at(moment, config, folder, length_s, chance)) is None:
+            shutil.rmtree(folder)
+        second = kill_at("random", config, folder, length_s, chance) if number % 3 == 2 else None
+        found = [phase for phase in (first, second) if phase is not None]
         in_child(run_in, config, folder)
         outcome = outcome_of(folder, place)
         rows.append({"moment": moment, "killed_in": found, "equal": outcome == expected, "sha256": digest(outcome)})
@@ -121,8 +123,8 @@ def run_in(config: TrainConfig, folder: Path) -> None:
     train_run(config, folder)
 
 
-def kill_at(moment: str, config: TrainConfig, folder: Path, length_s: float, chance: random.Random) -> str:
-    """Start the run, kill it at ``moment``, and say in which phase that was."""
+def kill_at(moment: str, config: TrainConfig, folder: Path, length_s: float, chance: random.Random) -> str | None:
+    """Start the run, kill it at ``moment``, and say in which phase that was; None if it ended before the kill."""
     wait_s = chance.uniform(0, length_s)
     mark = folder / chance.choice(MARKS)
     seen = chance.randrange(1, 8)
@@ -144,6 +146,8 @@ def kill_at(moment: str, config: TrainConfig, folder: Path, length_s: float, cha
     if child.is_alive():
         os.kill(child.pid, signal.SIGKILL)
     child.join()
+    if child.exitcode != -signal.SIGKILL:
+        return None
     return phase_of(folder) + (" (half-written file)" if half_written(folder) else "")
 
 

@@ -82,6 +82,7 @@ def test_value_of_the_wrong_type_names_its_key(word: str, where: str) -> None:
         ("optim.poly_power=-0.9", "optim.poly_power"),
         ("optim.poly_iters=0", "optim.poly_iters"),
         ("optim.poly_iters=119999", "optim.poly_iters"),
+        ("score.classes=20", "score.classes"),
     ],
 )
 def test_value_out_of_range_names_its_key(word: str, where: str) -> None:

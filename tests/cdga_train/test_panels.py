@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,7 +20,6 @@ from cdga_train.panels import (
     GroupedNetwork,
     Groups,
     fused_network,
-    group_maps,
     group_palette_rgb,
     group_shares,
     look_at,
@@ -53,8 +53,13 @@ def literal_groups(checkpoint: Checkpoint, prob_Chw: Float64Array) -> Float64Arr
     return np.asarray(weights / weights.sum(axis=0))
 
 
+def maps_of(checkpoint: Checkpoint, image_bgr: UInt8Array) -> npt.NDArray[np.float32]:
+    _, group_Khw = GroupedNetwork(checkpoint)(image_bgr)
+    return np.asarray(group_Khw)
+
+
 def test_group_maps_are_c_of_p(checkpoint: Checkpoint, image_bgr: UInt8Array) -> None:
-    maps = group_maps(checkpoint, image_bgr)
+    maps = maps_of(checkpoint, image_bgr)
     assert maps.shape == (2, 64, 128)
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps.sum(axis=0), 1, atol=1e-6)
@@ -66,7 +71,7 @@ def test_group_maps_are_c_of_p(checkpoint: Checkpoint, image_bgr: UInt8Array) ->
 
 def test_a_run_that_aligned_at_the_head_is_grouped_there(checkpoint: Checkpoint, image_bgr: UInt8Array) -> None:
     at_head = replace(checkpoint, config=replace(checkpoint.config, align_resolution="head"))
-    maps = group_maps(at_head, image_bgr)
+    maps = maps_of(at_head, image_bgr)
     prob = predict_head_prob(fused_network(checkpoint, CPU), image_bgr).double().numpy()
     assert maps.shape[1:] == prob.shape[1:]
     assert maps.shape[1] < 64
@@ -86,13 +91,13 @@ def test_groups_summed_up_by_loops(checkpoint: Checkpoint, image_bgr: UInt8Array
     assert (network.num_groups, network.iteration) == (2, 12)
 
 
-def test_a_checkpoint_without_c_has_no_groups(checkpoint: Checkpoint, image_bgr: UInt8Array, tiny_run: Path) -> None:
+def test_a_checkpoint_without_c_has_no_groups(checkpoint: Checkpoint, tiny_run: Path) -> None:
     candidate = load_checkpoint(tiny_run / "checkpoints" / "000012.safetensors")
     with pytest.raises(ModelError, match=r"holds no grouping network \(arm cdga, iteration 12\); name last"):
-        group_maps(candidate, image_bgr)
+        GroupedNetwork(candidate)
     other = replace(checkpoint, config=replace(checkpoint.config, num_groups=5))
     with pytest.raises(ModelError, match="grouping network does not fit"):
-        group_maps(other, image_bgr)
+        GroupedNetwork(other)
 
 
 def test_a_look_is_what_the_network_predicts(checkpoint: Checkpoint, image_bgr: UInt8Array) -> None:
@@ -110,7 +115,7 @@ def test_a_look_is_what_the_network_predicts(checkpoint: Checkpoint, image_bgr: 
 def test_a_network_that_gives_nan_is_refused(checkpoint: Checkpoint, image_bgr: UInt8Array) -> None:
     broken = {k: v * float("nan") if v.is_floating_point() else v for k, v in checkpoint.tensors.items()}
     with pytest.raises(ModelError, match="NaN"):
-        group_maps(replace(checkpoint, tensors=broken), image_bgr)
+        GroupedNetwork(replace(checkpoint, tensors=broken))(image_bgr)
 
 
 def groups_of(share: list[float], q: list[list[float]]) -> Groups:

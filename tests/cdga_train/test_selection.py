@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
-from cdga_sdk.labels import class_set
 from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_train.checkpoint import load_checkpoint, save_checkpoint
 from cdga_train.data.base import Sample
@@ -210,13 +209,6 @@ def test_equal_candidates_the_longest_trained_wins() -> None:
     assert choose([scores(7)]).iteration == 7
 
 
-def test_the_oracle_is_never_looked_at() -> None:
-    plain = [scores(1, snd=6.0), scores(2)]
-    told = [replace(plain[0], oracle_miou=1.0), replace(plain[1], oracle_miou=99.0)]
-    for rule in RULES:
-        assert choose(plain, rule).iteration == choose(told, rule).iteration
-
-
 def test_nothing_to_choose_and_no_such_rule() -> None:
     with pytest.raises(InputError, match="no checkpoints to choose from"):
         choose([])
@@ -225,14 +217,13 @@ def test_nothing_to_choose_and_no_such_rule() -> None:
 
 
 def test_selection_is_written(tmp_path: Path) -> None:
-    candidates = [scores(500, snd=9.0), replace(scores(1000), previous_agreement=0.5, oracle_miou=40.0)]
+    candidates = [scores(500, snd=9.0), replace(scores(1000), previous_agreement=0.5)]
     chosen = write_selection(tmp_path / "selection.json", candidates, "snd")
     assert chosen is candidates[0]
     record = json.loads((tmp_path / "selection.json").read_text(encoding="utf-8"))
     assert (record["rule"], record["chosen"], record["iteration"]) == ("snd", "000500.safetensors", 500)
     assert [c["iteration"] for c in record["candidates"]] == [500, 1000]
     assert record["candidates"][0]["previous_agreement"] is None
-    assert record["candidates"][1]["oracle_miou"] == 40
     assert set(record["candidates"][0]) == set(CandidateScores.__annotations__)
 
 
@@ -291,8 +282,6 @@ def test_checkpoints_of_a_run_are_scored(candidates: Path) -> None:
         find_candidates(candidates),
         FewStreets(),
         device=CPU,
-        oracle=FewStreets(),
-        oracle_classes=class_set("common11"),
         on_candidate=done.append,
     )
     first, same, collapsed = found
@@ -310,7 +299,6 @@ def test_checkpoints_of_a_run_are_scored(candidates: Path) -> None:
     assert 0 < first.infomax < first.diversity <= 1
     assert first.infomax == pytest.approx(first.diversity - first.entropy)
     assert 0 < first.mirror_agreement < 1
-    assert all(s.oracle_miou is not None and 0 <= s.oracle_miou <= 100 for s in found)
     assert choose(found).iteration == 12
 
 
@@ -329,7 +317,6 @@ def test_the_mirror_is_turned_back(candidates: Path) -> None:
 def test_fewer_images_may_be_looked_at(candidates: Path) -> None:
     (one,) = score_candidates(find_candidates(candidates)[2:], FewStreets(), device=CPU, max_images=1)
     assert one.snd == pytest.approx(math.log(8 * 16 - 1), rel=1e-4)
-    assert one.oracle_miou is None
 
 
 def test_candidates_that_are_refused(candidates: Path, tmp_path: Path) -> None:

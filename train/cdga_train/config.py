@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk.errors import InputError, MissingExtraError, UsageError
+from cdga_sdk.labels import CLASS_SETS
 
 __all__ = [
     "LossWeights",
@@ -94,6 +95,12 @@ class ScoreConfig:
     """19, 16, 13 or common11."""
     protocol: Literal["deployed", "published"] = "deployed"
     """As `cdga evaluate --protocol` has it."""
+
+    def __post_init__(self) -> None:
+        if self.classes not in CLASS_SETS:
+            raise UsageError(
+                f"unknown class set '{self.classes}'", where="score.classes", fix=f"use one of {', '.join(CLASS_SETS)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def watched(config: TrainConfig) -> tuple[Watched, ...]:
-    """What the method says to watch (cdga.md, section 2), with the values that mean something."""
+    """What the method says to watch (train/README.md), with the values that mean something."""
     k = config.num_groups if config.arm == "cdga" else 1
     views = 2 if config.losses.adversarial_domains == "both" else 1
     blind = Reference(value=views * k * math.log(2), meaning="D is blind")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +76,7 @@ def _score_checkpoint(
 
     from cdga_train.checkpoint import load_checkpoint
     from cdga_train.models.fused import FusedNetwork
-    from cdga_train.predict import predict_mask, predict_mask_published
+    from cdga_train.predict import predictor
     from cdga_train.state import build_network, choose_device
 
     chosen = choose_device(device)
@@ -85,9 +84,8 @@ def _score_checkpoint(
     dataset = open_labelled(data, split, checkpoint.preprocess.imgsz_hw)
     try:
         fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(chosen)
-        predict = partial(predict_mask_published if protocol == "published" else predict_mask, fused)
         with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
-            scores = evaluate(predict, dataset, classes, on_frame=advance)
+            scores = evaluate(predictor(fused, protocol), dataset, classes, on_frame=advance)
     except torch.OutOfMemoryError as error:
         raise ResourceError("out of GPU memory", where=chosen, fix="use --device cpu") from error
     # On a GPU torch's convolutions round their inputs to 10 bits unless told otherwise.

@@ -132,7 +132,7 @@ def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes
 
 
 def _backward(state: TrainingState, batch: TensorBatch, share: float) -> dict[str, Tensor]:
-    """Gradients of one forward pass: G and C on the losses with D frozen, then D on detached inputs (cdga.md, 3)."""
+    """Gradients of one forward pass: G and C on the losses with D frozen, then D on detached inputs."""
     config, networks, scaler = state.config, state.networks, state.scaler
     _train_discriminator(state, is_trained=False)
     with state.autocast():

@@ -30,13 +30,11 @@ __all__ = [
     "Groups",
     "Look",
     "fused_network",
-    "group_maps",
     "group_palette_rgb",
     "group_shares",
     "look_at",
 ]
 
-Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -119,7 +117,11 @@ class GroupedNetwork:
         self._predict = predict_prob if checkpoint.config.align_resolution == "input" else predict_head_prob
 
     def __call__(self, image_bgr: UInt8Array) -> tuple[Tensor, Tensor]:
-        """P, (C, h, w), and the group maps H, (K, h, w), of an (H, W, 3) uint8 BGR image of any size."""
+        """P, (C, h, w), and the group maps H, (K, h, w), of an (H, W, 3) uint8 BGR image of any size.
+
+        Kim et al. 2021, Fig. 3, shows H of one source and one target image: a group should cover the same classes in
+        both. float32 in [0, 1], summing to 1 over C or K, at the resolution where the run aligned.
+        """
         with torch.inference_mode():
             prob_Chw = self._predict(self._fused, image_bgr)
             group_1Khw: Tensor = self._grouping(prob_Chw[None])
@@ -136,30 +138,6 @@ class GroupedNetwork:
             share_K=np.asarray(counts_K / map_hw.size, np.float64),
             q_KC=q_1KC[0].cpu().numpy().astype(np.float64),
         )
-
-
-def group_maps(checkpoint: Checkpoint, image_bgr: UInt8Array, *, device: torch.device = _CPU) -> Float32Array:
-    """H of Kim et al. 2021: how probably each pixel of an image belongs to each group, ``H = C(softmax(G(image)))``.
-
-    Their Fig. 3 shows these maps for one source and one target image, one picture a group: the same group should cover
-    the same classes in both. Builds the networks anew: for many images use `GroupedNetwork`.
-
-    Source: Kim et al. 2021, Fig. 3.
-
-    Args:
-        checkpoint: A whole training state of the cdga arm, such as ``last.safetensors``.
-        image_bgr: (any height, any width, 3) uint8 BGR.
-        device: Where the networks run.
-
-    Returns:
-        (K, h, w) float32 in [0, 1], summing to 1 over K. h and w are the network's input size where the run aligned at
-        ``input``, and its head's output size where it aligned at ``head``.
-
-    Raises:
-        ModelError: The checkpoint has no grouping network, its tensors do not fit, or the network gives NaN.
-    """
-    _, group_Khw = GroupedNetwork(checkpoint, device)(image_bgr)
-    return np.asarray(group_Khw.cpu().numpy(), np.float32)
 
 
 def fused_network(checkpoint: Checkpoint, device: torch.device) -> FusedNetwork:

@@ -6,6 +6,9 @@ its head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,8 +25,14 @@ __all__ = [
     "predict_mask",
     "predict_mask_published",
     "predict_prob",
+    "predictor",
     "upsampled_argmax",
 ]
+
+
+def predictor(fused: FusedNetwork, protocol: str) -> Callable[[UInt8Array], UInt8Array]:
+    """`predict_mask_published` of a network for the protocol ``published``, else its `predict_mask`."""
+    return partial(predict_mask_published if protocol == "published" else predict_mask, fused)
 
 
 def predict_frames(fused: FusedNetwork, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:

@@ -16,6 +16,7 @@ from cdga_sdk.overlay import color_map_bgr
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_train.config import TrainConfig
 from cdga_train.curves import Metrics, charts
+from cdga_train.data.pseudo import COLLAPSED_SHARE
 from cdga_train.page import Html, bullets, figure, joined, paragraph, picture, table, text
 from cdga_train.panels import Groups, GroupShare, Look, group_palette_rgb, group_shares
 from cdga_train.selection import CandidateScores
@@ -38,7 +39,6 @@ __all__ = [
 
 _SHOWN_PX: Final = 512  # the longer side of a picture
 _HEAT_RGB: Final = "31,95,168"
-_COLLAPSED: Final = 0.99
 _PROTOCOLS: Final[Mapping[str, str]] = {
     "deployed": "the class of the largest probability at the network's size, then nearest to the label's, as a bundle "
     "works",
@@ -191,7 +191,7 @@ def pseudo_label_part(labels: PseudoLabels) -> Html:
         f"Made by round 1 at iteration {labels.iteration}; {100 * labels.kept:.1f} % of all pixels keep their label.",
     ]
     name, most = max(labels.classes.items(), key=lambda item: item[1].predicted, default=("", None))
-    if most is not None and most.predicted > _COLLAPSED:
+    if most is not None and most.predicted > COLLAPSED_SHARE:
         lines.append(f"Round 1 sees '{name}' in {100 * most.predicted:.1f} % of the pixels: it has collapsed.")
     rows = [
         (name, f"{c.threshold:.3f}", f"{100 * c.predicted:.2f}", f"{100 * c.kept:.1f}" if c.predicted else "-")

@@ -30,7 +30,7 @@ from cdga_train.evaluate import count
 from cdga_train.loop import METRICS
 from cdga_train.page import Html, joined, missing, page, paragraph, subheading
 from cdga_train.panels import GroupedNetwork, Groups, fused_network, look_at
-from cdga_train.predict import predict_mask, predict_mask_published
+from cdga_train.predict import predictor
 from cdga_train.report import (
     Choice,
     PseudoLabels,
@@ -355,10 +355,7 @@ def _counted(job: _Job, folder: Path, checkpoint: Checkpoint) -> ConfusionMatrix
     key = folder, checkpoint.iteration
     if key not in job.matrices:
         dataset = _score_data(job.config)
-        is_published = job.config.score.protocol == "published"
-        predict = partial(
-            predict_mask_published if is_published else predict_mask, fused_network(checkpoint, job.device)
-        )
+        predict = predictor(fused_network(checkpoint, job.device), job.config.score.protocol)
         title = f"score iteration {checkpoint.iteration}"
         with progress_bar(title, len(dataset), quiet=job.request.quiet) as advance:
             job.matrices[key] = count(predict, dataset, CLASS_SETS["19"], on_frame=advance)

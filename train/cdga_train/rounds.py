@@ -12,7 +12,6 @@ leaves something that exists only when it is complete, so a run that was killed 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +22,12 @@ from typing import Final
 import filelock
 
 from cdga_sdk.errors import ModelError, UsageError
+from cdga_sdk.hashes import file_sha256
 from cdga_train.checkpoint import LAST, ROUNDS, SELECTION, Checkpoint, find_checkpoint, load_checkpoint, load_newest
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.paired_files import PairedFiles
-from cdga_train.data.pseudo import PseudoLabelled
+from cdga_train.data.pseudo import COLLAPSED_SHARE, PseudoLabelled
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.data.translated import TranslatedFiles
 from cdga_train.loop import Progress, train
@@ -40,7 +40,6 @@ from cdga_train.state import build_network, choose_device
 __all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "round_folders", "train_run"]
 
 PSEUDO_LABELS: Final = "pseudo_labels"
-_SELECTION_IMAGES: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ def _choose(run: _Run, folder: Path) -> None:
     files = find_candidates(folder)
     run.watcher.note(f"choosing among {len(files)} checkpoints without labels")
     device = choose_device(run.processes.device_name(run.config.device))
-    scores = score_candidates(files, run.target, device=device, max_images=_SELECTION_IMAGES)
+    scores = score_candidates(files, run.target, device=device)
     chosen = write_selection(folder / SELECTION, scores)
     run.watcher.note(f"chosen without labels: iteration {chosen.iteration} of {run.config.iters}")
 
@@ -163,13 +162,11 @@ def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelle
         checkpoint = load_checkpoint(file)
         device = choose_device(run.processes.device_name(run.config.device))
         fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(device)
-        made_by = LabelSource(
-            checkpoint_sha256=hashlib.sha256(file.read_bytes()).hexdigest(), iteration=checkpoint.iteration
-        )
+        made_by = LabelSource(checkpoint_sha256=file_sha256(file), iteration=checkpoint.iteration)
         stats = write_pseudo_labels(fused, run.target, folder, source=made_by)
         run.watcher.note(f"pseudo-labels keep {100 * stats.kept_in_all:.1f} % of the pixels")
         name, share = max(stats.predicted.items(), key=lambda item: item[1])
-        if share > 0.99:  # nothing in a street is that much of it
+        if share > COLLAPSED_SHARE:
             run.watcher.note(f"round 1 sees '{name}' in {100 * share:.1f} % of the pixels: it has collapsed")
     run.processes.wait()
     return PseudoLabelled(run.target, folder)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -24,14 +23,13 @@ from torch import Tensor
 
 from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import InputError, ModelError, UsageError
-from cdga_sdk.labels import CLASS_SETS, ClassSet
+from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.metrics import ConfusionMatrix
 from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.base import Dataset
-from cdga_train.evaluate import evaluate
 from cdga_train.models.fused import FusedNetwork
-from cdga_train.predict import predict_head_prob, predict_mask
+from cdga_train.predict import predict_head_prob
 from cdga_train.state import build_network
 
 __all__ = [
@@ -151,7 +149,6 @@ class CandidateScores:
         infomax: `infomax`.
         mirror_agreement: `agreement` of each image's mask with that of its mirror image.
         previous_agreement: `agreement` with the candidate before; None for the first.
-        oracle_miou: mIoU against target labels, percent, where they were given. No rule looks at it.
     """
 
     file: Path
@@ -162,7 +159,6 @@ class CandidateScores:
     infomax: float
     mirror_agreement: float
     previous_agreement: float | None = None
-    oracle_miou: float | None = None
 
 
 def find_candidates(run_folder: Path) -> list[Path]:
@@ -190,9 +186,7 @@ def score_candidates(
     dataset: Dataset,
     *,
     device: torch.device,
-    max_images: int = 64,
-    oracle: Dataset | None = None,
-    oracle_classes: ClassSet = CLASS_SETS["19"],
+    max_images: int = 32,
     on_candidate: Callable[[int], None] = lambda _: None,
 ) -> list[CandidateScores]:
     """Score checkpoints of one run on the same images, in the order given.
@@ -205,8 +199,6 @@ def score_candidates(
         dataset: The target; labels are never looked at.
         device: Where the networks run.
         max_images: Evenly spaced images of ``dataset``.
-        oracle: Labelled target data, for `CandidateScores.oracle_miou` alone.
-        oracle_classes: What that is stated over.
         on_candidate: Called with the number of candidates done.
 
     Raises:
@@ -226,9 +218,6 @@ def score_candidates(
             raise ModelError("is of another network or input size than the first candidate", where=file)
         fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(device)
         scores, before = _scored(fused, images, before, file=file, iteration=checkpoint.iteration)
-        if oracle is not None:
-            miou = evaluate(partial(predict_mask, fused), oracle, oracle_classes).miou
-            scores = replace(scores, oracle_miou=miou if miou == miou else None)
         scored.append(scores)
         on_candidate(len(scored))
     return scored
@@ -237,7 +226,7 @@ def score_candidates(
 def choose(scores: Sequence[CandidateScores], rule: str = "label_free") -> CandidateScores:
     """The candidate that ``rule`` prefers; of equal ones the one trained longest.
 
-    Rules (none looks at ``oracle_miou``):
+    Rules:
         label_free: The best mean of the ranks in ``infomax`` and ``mirror_agreement``; ranks, because the two have no
             common unit. Each is near its least for a collapsed network, and confident noise, which fools the first,
             fails the second. Left out: ``snd``, which prefers an early network that knows few classes;

@@ -117,7 +117,7 @@ def segmentation_loss(network: nn.Module, batch: TensorBatch) -> tuple[Tensor, L
 def adaptation_losses(networks: Networks, batch: TensorBatch, source: Logits, config: TrainConfig) -> Adaptation:
     """The losses beside L_seg, as G and C see them. D must be frozen by the caller.
 
-    The adversarial term is the flipped-label one on the target (cdga.md after BDL), or on both domains if the
+    The adversarial term is the flipped-label one on the target (as in BDL, Li et al. 2019), or on both domains if the
     configuration says so.
     """
     assert batch.target_B3HW is not None

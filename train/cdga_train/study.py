@@ -19,7 +19,6 @@ from cdga_train.config import TrainConfig, load_preset
 from cdga_train.presets import ARMS, FAMILIES, PRESETS
 
 __all__ = [
-    "DEFAULT_ARMS",
     "SELECTIONS",
     "CheckpointScores",
     "Choice",
@@ -33,7 +32,6 @@ __all__ = [
     "study_config",
 ]
 
-DEFAULT_ARMS: Final = ("source_only", "translation", "baseline", "cdga")
 SELECTIONS: Final = ("last", "label-free", "oracle")
 _Item = TypeVar("_Item", int, str)
 

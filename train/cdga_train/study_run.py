@@ -22,7 +22,6 @@ import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
 from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CLASS_SETS, class_set
 from cdga_sdk.progress import progress_bar
 from cdga_train.checkpoint import LAST, SELECTION, load_checkpoint
@@ -42,7 +42,7 @@ from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.evaluate import count
 from cdga_train.loop import METRICS
 from cdga_train.models.fused import FusedNetwork
-from cdga_train.predict import predict_mask, predict_mask_published
+from cdga_train.predict import predictor
 from cdga_train.presets import require_weights
 from cdga_train.processes import ALONE
 from cdga_train.rounds import is_finished, round_folders
@@ -65,7 +65,6 @@ from cdga_train.study_table import as_html, as_markdown, as_record, print_study
 __all__ = ["SCORES", "run_study"]
 
 SCORES: Final = "scores.json"
-_SELECTION_IMAGES: Final = 32  # as many as a run looks at when it chooses for itself
 _FREE: Final = ("device", "workers", "cache_gib", "cache_dir", "log_every", "save_every", "compile", "score")
 
 
@@ -266,7 +265,7 @@ def _scored(plan: _Plan, run: str) -> RunResult:
     config, folder = plan.configs[run], plan.folder / run
     last_round = round_folders(config, folder)[-1]
     files = find_candidates(last_round) if config.candidates else [last_round / LAST]
-    by_digest = {_sha256(file): file for file in files}
+    by_digest = {file_sha256(file): file for file in files}
     cache = _read_cache(folder / SCORES, _scored_on(config, plan.labelled))
     try:
         choice = _choice(plan, run, by_digest, cache) if config.candidates > 1 else None
@@ -296,9 +295,8 @@ def _scores(
 ) -> CheckpointScores:
     checkpoint = load_checkpoint(file)
     fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(choose_device(config.device))
-    predict = partial(predict_mask_published if config.score.protocol == "published" else predict_mask, fused)
     own = CLASS_SETS[config.score.classes]
-    matrix = count(predict, labelled, own, on_frame=on_frame)
+    matrix = count(predictor(fused, config.score.protocol), labelled, own, on_frame=on_frame)
     scores = matrix.scores()
     return CheckpointScores(
         file=file.name,
@@ -320,7 +318,7 @@ def _choice(plan: _Plan, run: str, by_digest: Mapping[str, Path], cache: _Cache)
     key = hashlib.sha256("\n".join([*by_digest, plan.target.identity()]).encode()).hexdigest()
     if key not in cache.choices:
         device = choose_device(plan.configs[run].device)
-        chosen = choose(score_candidates(files, plan.target, device=device, max_images=_SELECTION_IMAGES))
+        chosen = choose(score_candidates(files, plan.target, device=device))
         cache.choices[key] = Choice(
             iteration=chosen.iteration, infomax=chosen.infomax, mirror_agreement=chosen.mirror_agreement
         )
@@ -357,11 +355,6 @@ def _read_cache(file: Path, scored_on: str) -> _Cache:
 
 def _write_cache(file: Path, cache: _Cache) -> None:
     write_text(file, json.dumps(asdict(cache), indent=1, allow_nan=False) + "\n")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _known(value: float) -> float | None:

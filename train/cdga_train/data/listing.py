@@ -2,14 +2,15 @@
 
 A split is a list file in the data set's folder, ``SPLIT.txt``, where there is one; else the folders that the layout
 names for it. List lines are bare names or paths within the data set, with or without suffix; a second path on a line
-must be the label of the first. Entries are looked up among the files that were found, never opened as paths.
+must be the label of the first. Blank lines and those that begin with ``#`` are skipped (an image of such a name is
+listed as ``./#NAME``). Entries are looked up among the files that were found, never opened as paths.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -80,9 +81,11 @@ class Listing:
         root: The data set's folder.
         split: The name of the split.
         splits: Every split that was found.
-        pairs: Its images; empty only where a list names none that is there.
+        pairs: Its images; empty only where a list names none that is there, or every image is a link to nothing.
         labels: How its labels are read; None where no label folder exists, or labels were not asked for.
-        absent: Entries of the list that no image answers to.
+        listed: The list that names its images, or those of its folders that do not belong to it.
+        absent: Entries of that list that no image answers to.
+        dangling: Links among the images of its folders that lead to no file.
         repeated: Names that more than one image of the split has.
         unlabelled: Images whose label is missing, where there are labels.
         orphans: Label files without an image; not looked for in a split that is a list.
@@ -93,7 +96,9 @@ class Listing:
     splits: tuple[str, ...]
     pairs: tuple[Pair, ...]
     labels: LabelFormat | None
+    listed: Path | None
     absent: tuple[str, ...]
+    dangling: tuple[Path, ...]
     repeated: tuple[str, ...]
     unlabelled: tuple[Pair, ...]
     orphans: tuple[Path, ...]
@@ -106,16 +111,15 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         InputError: No such split, a folder without images, a list that cannot be used, or a link out of the folder.
     """
     listed = layout.lists.get(split)
-    if listed:
-        refuse_link_out(listed, layout.root)
     folders = layout.all_folders if listed else layout.splits.get(split, layout.otherwise)
     splits = tuple(sorted({*layout.splits, *layout.lists}))
     if not folders:
         raise InputError(f"no split '{split}'", where=layout.root, fix=f"there are: {', '.join(splits) or 'none'}")
     found = [_pair(layout, f, image) for f in folders for image in _image_files(f.images, layout.root)]
-    if not found:
+    dangling = [link for f in folders for link in _dangling_images(f.images)]
+    if not found and not dangling:
         raise InputError("no images in this folder", where=folders[0].images, fix="name the folder as it was published")
-    pairs, absent = _listed_pairs(layout, listed, found) if listed else (_without_held_out(layout, found), [])
+    pairs, absent = _listed_pairs(layout, listed, found) if listed else _without_held_out(layout, found)
     label_files = [p for f in folders for p in _label_files(layout, f.labels)] if with_labels else []
     is_labelled = with_labels and any(f.labels.is_dir() for f in folders)
     there = set(label_files)
@@ -125,7 +129,9 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         splits=splits,
         pairs=tuple(pairs),
         labels=layout.labels if is_labelled else None,
+        listed=listed or layout.held_out,
         absent=tuple(absent),
+        dangling=() if listed else tuple(dangling),
         repeated=tuple(name for name, count in Counter(p.name for p in pairs).items() if count > 1),
         unlabelled=tuple(p for p in pairs if p.label not in there) if is_labelled else (),
         orphans=() if listed else tuple(_orphans(layout, label_files)),
@@ -157,7 +163,8 @@ def refuse_link_out(path: Path, root: Path) -> None:
     Raises:
         InputError: It does.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
+    # os.path: a link to itself is an error to Path.resolve before Python 3.13
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise InputError(
             "a link leads out of the data set's folder", where=path, fix="move the files into it, or name their folder"
         )
@@ -185,10 +192,11 @@ def _files(folder: Path, root: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                path = folder / entry.name
                 if entry.is_symlink():
-                    refuse_link_out(Path(entry.path), root)
-                if entry.is_file() and not entry.name.startswith("."):
-                    paths.append(folder / entry.name)
+                    refuse_link_out(path, root)
+                if path.is_file() if entry.is_symlink() else entry.is_file():
+                    paths.append(path)
     except OSError as error:
         raise InputError(f"cannot look into this folder ({error.strerror})", where=folder) from error
     return sorted(paths)

@@ -14,7 +14,7 @@ from cdga_train.data.base import Sample, check_same_size
 from cdga_train.data.label_format import LabelFormat
 from cdga_train.data.listing import Listing, Pair
 
-__all__ = ["PairedFiles", "open_listing"]
+__all__ = ["PairedFiles", "file_stamp", "open_listing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,14 @@ def open_listing(listing: Listing) -> PairedFiles:
         InputError: A listed image or a label is missing, or two images have one name.
     """
     if listing.absent:
-        total = len(listing.absent) + len(listing.pairs)
         raise InputError(
-            f"{len(listing.absent)} of {total} listed images are missing, e.g. {listing.absent[0]}", where=listing.root
+            f"{len(listing.absent)} listed images are missing, e.g. {listing.absent[0]}",
+            where=listing.listed,
+            fix="write names as the image files have them, or remove the lines",
+        )
+    if listing.dangling:
+        raise InputError(
+            f"{len(listing.dangling)} images are links to files that are not there", where=listing.dangling[0]
         )
     if listing.repeated:
         raise InputError(
@@ -84,12 +89,17 @@ def open_listing(listing: Listing) -> PairedFiles:
 def _facts(pair: Pair, *, with_label: bool) -> Iterator[bytes]:
     for path in (pair.image, pair.label)[: 1 + with_label]:
         yield os.fsencode(path.name)
-        yield _stamp(path)
+        yield file_stamp(path).encode()
 
 
-def _stamp(path: Path) -> bytes:
+def file_stamp(path: Path) -> str:
+    """Size and time of change, which tell a file from what it was before.
+
+    Raises:
+        InputError: It is not there.
+    """
     try:
         stat = path.stat()
     except OSError as error:
         raise InputError(f"cannot read ({error.strerror})", where=path) from error
-    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+    return f"{stat.st_size} {stat.st_mtime_ns}"

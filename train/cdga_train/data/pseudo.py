@@ -15,10 +15,13 @@ from cdga_sdk.errors import InputError, IntegrityError, one_line
 from cdga_sdk.image import read_label
 from cdga_train.data.base import Dataset, Sample
 
-__all__ = ["FORMAT", "MANIFEST", "PseudoLabelled", "label_file", "labels_sha256"]
+__all__ = ["COLLAPSED_SHARE", "FORMAT", "MANIFEST", "PseudoLabelled", "label_file", "labels_sha256"]
 
 FORMAT: Final = "1"
 MANIFEST: Final = "pseudo_labels.json"
+
+COLLAPSED_SHARE: Final = 0.99
+"""Share of all pixels in one class from which a network has collapsed: nothing in a street is that much of it."""
 
 
 class PseudoLabelled:

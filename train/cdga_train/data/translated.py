@@ -7,7 +7,7 @@ from pathlib import Path
 from cdga_sdk.errors import InputError
 from cdga_sdk.image import list_images, read_image_bgr
 from cdga_train.data.base import Sample
-from cdga_train.data.paired_files import PairedFiles
+from cdga_train.data.paired_files import PairedFiles, file_stamp
 
 __all__ = ["TranslatedFiles"]
 
@@ -18,14 +18,14 @@ class TranslatedFiles:
     A translated image may be of another size than its label; both are resized to the network's.
 
     Raises:
-        InputError: The folder or an image is missing.
+        InputError: The folder or an image is missing, or two files are named for one sample.
     """
 
     is_labelled = True
 
     def __init__(self, source: PairedFiles, folder: Path) -> None:
         assert source.labels is not None
-        images = {path.stem: path for path in list_images(folder)}
+        images = _by_stem(folder)
         missing = [pair.name for pair in source.pairs if pair.name not in images]
         if missing:
             raise InputError(
@@ -49,5 +49,19 @@ class TranslatedFiles:
 
     def identity(self) -> str:
         """The source's own, and names, sizes and times of change of the translated images."""
-        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._images]
+        facts = [(path.name, file_stamp(path)) for path in self._images]
         return f"{self._source.identity()} translated {self._folder} {facts}"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    try:
+        paths = list_images(folder)
+    except OSError as error:
+        raise InputError(f"cannot look into this folder ({error.strerror})", where=folder) from error
+    images: dict[str, Path] = {}
+    for path in paths:
+        if (other := images.setdefault(path.stem, path)) != path:
+            raise InputError(
+                f"both {other.name} and {path.name} could be the translated image", where=folder, fix="remove one"
+            )
+    return images
