@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_KEPT = "what was finished is kept, a half-written video under a .partial name"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 
 # Libraries that a base install lacks, and the extra that brings each.
@@ -330,11 +331,11 @@ def _bug(error: Exception) -> int:
 
 
 def _interrupted() -> int:
-    return _fail("E-INTERRUPTED", "interrupted; what was made is kept under .partial names", _INTERRUPTED)
+    return _fail("E-INTERRUPTED", f"interrupted; {_KEPT}", _INTERRUPTED)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError("terminated; what was made is kept under .partial names", terminated=True)
+    raise InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
 
 
 def _scores_record(scores: Scores, facts: dict[str, str]) -> dict[str, object]:

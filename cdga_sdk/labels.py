@@ -31,7 +31,6 @@ __all__ = [
     "IGNORE",
     "SYNTHIA_TO_TRAIN_ID",
     "TRAIN_IDS",
-    "CamVidClass",
     "ClassSet",
     "class_set",
     "lookup_table",
@@ -109,55 +108,42 @@ CAMVID_TO_TRAIN_ID: Final[Mapping[int, int]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class CamVidClass:
-    """One of CamVid's 32 classes.
-
-    Attributes:
-        group: The class of the 11 (or 11, void) that SegNet's grouping puts it in.
-        train_id: The Cityscapes class that it is a part of, within its group; 255 where Cityscapes has none or
-            leaves it out of training (animals, cones, bridges ...). Truck_Bus could be either: it stays a car, as
-            in the 11 classes.
-    """
-
-    group: int
-    train_id: int
-
-
-CAMVID32: Final[Mapping[str, CamVidClass]] = MappingProxyType(
+# By name, the Cityscapes class that each of the 32 is a part of, within its class of the 11; ignored where Cityscapes
+# has none or leaves it out of training. Truck_Bus could be either: it stays a car, as in the 11.
+CAMVID32: Final[Mapping[str, int]] = MappingProxyType(
     {
-        "Animal": CamVidClass(9, IGNORE),
-        "Archway": CamVidClass(1, 2),
-        "Bicyclist": CamVidClass(10, 18),
-        "Bridge": CamVidClass(1, IGNORE),
-        "Building": CamVidClass(1, 2),
-        "Car": CamVidClass(8, 13),
-        "CartLuggagePram": CamVidClass(9, IGNORE),
-        "Child": CamVidClass(9, 11),
-        "Column_Pole": CamVidClass(2, 5),
-        "Fence": CamVidClass(7, 4),
-        "LaneMkgsDriv": CamVidClass(3, 0),
-        "LaneMkgsNonDriv": CamVidClass(3, 0),
-        "Misc_Text": CamVidClass(6, 7),
-        "MotorcycleScooter": CamVidClass(10, 17),
-        "OtherMoving": CamVidClass(8, IGNORE),
-        "ParkingBlock": CamVidClass(4, 1),
-        "Pedestrian": CamVidClass(9, 11),
-        "Road": CamVidClass(3, 0),
-        "RoadShoulder": CamVidClass(4, 1),
-        "Sidewalk": CamVidClass(4, 1),
-        "SignSymbol": CamVidClass(6, 7),
-        "Sky": CamVidClass(0, 10),
-        "SUVPickupTruck": CamVidClass(8, 13),
-        "TrafficCone": CamVidClass(2, IGNORE),
-        "TrafficLight": CamVidClass(6, 6),
-        "Train": CamVidClass(8, 16),
-        "Tree": CamVidClass(5, 8),
-        "Truck_Bus": CamVidClass(8, 13),
-        "Tunnel": CamVidClass(1, IGNORE),
-        "VegetationMisc": CamVidClass(5, 8),
-        "Void": CamVidClass(11, IGNORE),
-        "Wall": CamVidClass(1, 3),
+        "Animal": IGNORE,
+        "Archway": 2,
+        "Bicyclist": 18,
+        "Bridge": IGNORE,
+        "Building": 2,
+        "Car": 13,
+        "CartLuggagePram": IGNORE,
+        "Child": 11,
+        "Column_Pole": 5,
+        "Fence": 4,
+        "LaneMkgsDriv": 0,
+        "LaneMkgsNonDriv": 0,
+        "Misc_Text": 7,
+        "MotorcycleScooter": 17,
+        "OtherMoving": IGNORE,
+        "ParkingBlock": 1,
+        "Pedestrian": 11,
+        "Road": 0,
+        "RoadShoulder": 1,
+        "Sidewalk": 1,
+        "SignSymbol": 7,
+        "Sky": 10,
+        "SUVPickupTruck": 13,
+        "TrafficCone": IGNORE,
+        "TrafficLight": 6,
+        "Train": 16,
+        "Tree": 8,
+        "Truck_Bus": 13,
+        "Tunnel": IGNORE,
+        "VegetationMisc": 8,
+        "Void": IGNORE,
+        "Wall": 3,
     }
 )
 

@@ -21,9 +21,9 @@ def few_threads() -> None:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a CDGA run of 12 iterations on streets at 64x128: its result is the last iteration."""
     from cdga_train.config import load_config
+    from cdga_train.manifest import write_manifest
     from cdga_train.presets import PRESETS
     from cdga_train.rounds import train_run
-    from cdga_train.run import write_manifest
 
     folder = tmp_path_factory.mktemp("tiny_run")
     words = [

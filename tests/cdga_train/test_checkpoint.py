@@ -23,7 +23,7 @@ from cdga_sdk.errors import InputError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, read_published_weights, save_checkpoint
 from cdga_train.config import OptimConfig, TrainConfig
-from cdga_train.run import MANIFEST, write_manifest
+from cdga_train.manifest import MANIFEST, write_manifest
 
 
 def made_up(iteration: int = 7) -> Checkpoint:

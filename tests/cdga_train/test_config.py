@@ -83,6 +83,10 @@ def test_value_of_the_wrong_type_names_its_key(word: str, where: str) -> None:
         ("optim.poly_iters=0", "optim.poly_iters"),
         ("optim.poly_iters=119999", "optim.poly_iters"),
         ("score.classes=20", "score.classes"),
+        ("cache_gib=nan", "cache_gib"),
+        ("cache_gib=-1", "cache_gib"),
+        ("losses.tau=2", "losses.tau"),
+        ("optim.momentum=1", "optim.momentum"),
     ],
 )
 def test_value_out_of_range_names_its_key(word: str, where: str) -> None:

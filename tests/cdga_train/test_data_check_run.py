@@ -71,7 +71,7 @@ def test_json_holds_everything(tmp_path: Path, capsys: Captured) -> None:
     assert record["problem_counts"] == {"missing label": 1}
     assert record["problems"] == [{"kind": "missing label", "where": "labels/00002.png", "what": "no file"}]
     assert sum(i["pixels"] for i in record["ids"]) == 96 * 48
-    assert record["compared_with"] == []
+    assert (record["compared_with"], record["not_compared"]) == ([], {})
 
 
 def test_leaks_from_other_splits_are_looked_for_unasked(tmp_path: Path, capsys: Captured) -> None:
@@ -97,6 +97,32 @@ def test_leaks_from_another_data_set(tmp_path: Path, capsys: Captured) -> None:
     assert "no split 'val'" in capsys.readouterr().err
 
 
+def test_what_was_not_compared_is_told(tmp_path: Path, capsys: Captured) -> None:
+    make_camvid_segnet(tmp_path)
+    with (tmp_path / "val.txt").open("a") as stream:
+        stream.write("gone.png\n")
+    words = ["data", "check", f"camvid:{tmp_path}"]
+    assert run(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert "no image shared with split 'test', split 'val'" in lines
+    assert "1 images could not be compared with split 'val': they are missing or cannot be read" in lines
+    assert run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_compared"] == {"split 'val'": 1}
+
+
+def test_no_image_is_shared_is_said_of_all_frames_whatever_the_limit(tmp_path: Path, capsys: Captured) -> None:
+    make_camvid_segnet(tmp_path, {"train": 3, "val": 1})
+    words = ["data", "check", f"camvid:{tmp_path}", "--limit", "1"]
+    assert run(words) == 0
+    assert "no image shared with split 'val'" in capsys.readouterr().err
+    shutil.copyfile(tmp_path / "val/0001TP_000403.png", tmp_path / "train/0001TP_000402.png")  # the last, not opened
+    assert run(words) == 3
+    err = capsys.readouterr().err
+    assert "1 of 3 frames checked" in err
+    assert "no image shared" not in err
+    assert "train/0001TP_000402.png: same bytes as val/0001TP_000403.png of split 'val'" in err
+
+
 def test_limit(tmp_path: Path, capsys: Captured) -> None:
     make_gta5(tmp_path)
     assert run(["data", "check", f"gta5:{tmp_path}", "--limit", "2", "--json"]) == 0
@@ -119,6 +145,8 @@ def test_names_cannot_forge_lines(tmp_path: Path, capsys: Captured) -> None:
         (["video:x.mp4"], 2, "not made of image files"),
         (["gta5"], 2, "unknown data 'gta5'"),
         (["gta5:absent"], 3, "no such folder"),
+        (["gta5:" + "A" * 300], 3, "File name too long"),
+        (["A" * 300], 2, "unknown data"),
         (["gta5:absent", "--limit", "0"], 2, "--limit"),
         ([], 2, "Missing argument"),
     ],

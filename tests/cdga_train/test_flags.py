@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdga_sdk.errors import DegradedError, ModelError, UsageError
+from cdga_sdk.errors import DegradedError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_train import losses
 from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
@@ -296,6 +296,18 @@ def test_at_an_adversarial_weight_of_zero_d_is_left_alone() -> None:
     assert not calls
     assert {"co", "orth", "cl"} <= set(values)
     assert not {"cadv", "d"} & set(values)
+
+
+def test_too_little_memory_is_no_bug() -> None:
+    state = TrainingState.new(SMALL, CPU)
+    huge = 2**46
+
+    def forward(*_: object) -> Tensor:
+        return torch.empty(huge)
+
+    state.networks.network.forward = forward  # type: ignore[method-assign, assignment]
+    with pytest.raises(ResourceError, match="out of memory; lower batch, imgsz or num_groups"):
+        iterate(state, batches_of(SMALL)[0])
 
 
 def with_loss_scale(state: TrainingState, scale: float) -> TrainingState:

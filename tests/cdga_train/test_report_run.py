@@ -19,11 +19,11 @@ from cdga_train.checkpoint import load_checkpoint
 from cdga_train.config import ScoreConfig, TrainConfig, load_config
 from cdga_train.curves import read_metrics
 from cdga_train.data.street_frames import StreetsDataset
+from cdga_train.manifest import read_run, write_manifest
 from cdga_train.panels import GroupedNetwork, group_palette_rgb, group_shares
 from cdga_train.presets import PRESETS
 from cdga_train.reproduce import reproduce_command
 from cdga_train.rounds import train_run
-from cdga_train.run import read_run, write_manifest
 from tests.html_page import ParsedPage, decoded
 
 

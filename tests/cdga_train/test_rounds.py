@@ -24,8 +24,8 @@ from cdga_train.checkpoint import LAST, PREVIOUS, SELECTION, find_checkpoint, lo
 from cdga_train.config import LossWeights, TrainConfig
 from cdga_train.data.streets import render_frame
 from cdga_train.loop import Progress
+from cdga_train.manifest import write_manifest
 from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
-from cdga_train.run import write_manifest
 from cdga_train.state import TrainingState
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, rounds=2, iters=4, candidates=2, log_every=1, save_every=2)

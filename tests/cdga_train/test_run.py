@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from cdga_sdk.cli import run
@@ -77,6 +78,40 @@ def test_resume_goes_on_and_refuses_what_is_done(tmp_path: Path, capsys: pytest.
     assert {p.name for p in tmp_path.iterdir()} == {"x"}
 
 
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "streets_source_only", "--name", "x", "iters=2", "optim.poly_iters=none") == 0
+    resume, file = ["train", "--resume", str(tmp_path / "x"), "--quiet"], tmp_path / "x" / "run.json"
+    before = file.read_bytes()
+    assert run([*resume, "iters=5000", "device=cuda:7"]) == 6
+    with filelock.FileLock(tmp_path / "x" / ".lock"):
+        assert run([*resume, "iters=5000"]) == 2
+    assert "another process trains in this folder" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_a_run_made_longer_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "streets_source_only", "--name", "x", "optim.poly_iters=none") == 0
+    before = json.loads((tmp_path / "x" / "run.json").read_text())
+    assert run(["train", "--resume", str(tmp_path / "x"), "iters=2"]) == 0
+    assert "from here the learning rate follows 2 iterations, not 1" in capsys.readouterr().err
+    after = json.loads((tmp_path / "x" / "run.json").read_text())
+    assert after["started"] == before["started"]
+    assert [r["iters_before"] for r in after["resumed"]] == [1]
+    assert before["resumed"] == []
+
+
+def test_what_cannot_be_scored_is_said_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["iters=1", "imgsz=64,128", "score.data=folder:/nope"]
+    assert run(["train", "streets_source_only", *words, "--project", str(tmp_path)]) == 0
+    assert "note: nothing will be scored (score.data): /nope: no such folder" in capsys.readouterr().err
+
+
+def test_none_is_a_word_where_it_is_one(tmp_path: Path) -> None:
+    assert train(tmp_path, "streets_translation", "translate=none", "cache_dir=none", "--name", "x") == 0
+    config = load_checkpoint(tmp_path / "x").config
+    assert (config.translate, config.cache_dir) == ("none", None)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -106,9 +141,9 @@ def test_resume_under_another_configuration(
         (["absent.yaml"], 3, "absent.yaml: no such configuration file"),
         (["itres=5"], 2, "did you mean 'iters'?"),
         (["optim.lr=fast"], 2, "optim.lr: "),
-        (["iters=0"], 2, "iters is 0, wanted at least 1"),
+        (["iters=0"], 2, "iters: got 0, wanted at least 1"),
         (["--arm", "both"], 2, "arm: "),
-        (["--seed", "-1"], 2, "seed is -1"),
+        (["--seed", "-1"], 2, "seed: got -1"),
         (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
         (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
         (["model=resnet"], 2, "unknown model 'resnet'"),
@@ -117,7 +152,7 @@ def test_resume_under_another_configuration(
         (["--target", "video:absent.mp4"], 3, "absent.mp4"),
         (["--source", "video:absent.mp4"], 3, "absent.mp4"),
         (["--device", "gpu"], 2, "unknown device 'gpu'"),
-        (["fda_beta=0.7"], 2, "beta is 0.7"),
+        (["fda_beta=0.7"], 2, "fda_beta: got 0.7"),
         (["--resume", "absent"], 3, "absent: no such run"),
         (["--name", "../x"], 2, "'../x' is not a plain folder name"),
     ],
@@ -157,7 +192,7 @@ def test_a_missing_library_names_its_extra(
 
 
 def test_the_manifest_leaves_out_what_is_not_installed() -> None:
-    from cdga_train.run import _installed
+    from cdga_train.manifest import _installed
 
     assert _installed("torch")
     assert not _installed("no-such-distribution-1")

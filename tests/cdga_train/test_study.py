@@ -312,8 +312,7 @@ def test_scores_are_kept_by_the_checkpoint_s_bytes(dusk: str, project: Path) -> 
     assert study(project, dusk) == 0
     (found,) = [r for r in record_of(project)["runs"] if (r["arm"], r["seed"]) == ("cdga", 0)]
     assert found["last"] == 77.0
-    other = ["score.protocol=published", "--arms", "cdga", "--seeds", "0"]
-    assert study(project, dusk, *other) == 0  # other scores, the same runs
+    assert study(project, dusk, "score.protocol=published") == 0  # other scores, the same runs
     (found,) = [r for r in record_of(project)["runs"] if (r["arm"], r["seed"]) == ("cdga", 0)]
     assert found["last"] < 77.0
 
@@ -345,6 +344,24 @@ def test_a_folder_with_another_configuration_is_refused(
     assert weights(made / "streets") == before
 
 
+def test_a_study_may_grow_but_not_shrink(dusk: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (project / "streets" / "study.json").read_bytes()
+    capsys.readouterr()
+    assert study(project, dusk, "--arms", "source_only") == 2
+    assert study(project, dusk, "--seeds", "0") == 2
+    assert "name those too, or choose another --name" in capsys.readouterr().err
+    assert (project / "streets" / "study.json").read_bytes() == before
+
+
+def test_scores_on_other_data_leave_those_that_were(dusk: str, project: Path) -> None:
+    file = project / "streets/cdga-seed0/scores.json"
+    before = json.loads(file.read_text())["checkpoints"]
+    assert study(project, dusk, "score.classes=common11") == 0
+    after = json.loads(file.read_text())["checkpoints"]
+    assert len(after) == 2 * len(before)
+    assert {key: after[key] for key in before} == before
+
+
 def test_the_machine_s_settings_may_change(dusk: str, project: Path) -> None:
     before = weights(project / "streets")
     assert study(project, dusk, "workers=1", "log_every=2", "--device", "cpu") == 0
@@ -366,7 +383,7 @@ def test_the_machine_s_settings_may_change(dusk: str, project: Path) -> None:
         (["streets", "--seeds", "²"], 2, "'²' is not a seed"),
         (["streets", "--seeds", ""], 2, "--seeds: names nothing"),
         (["streets", "--seeds", "1,0,1"], 2, "names 1 twice"),
-        (["streets", "--seeds", str(2**32)], 2, "seed is 4294967296"),
+        (["streets", "--seeds", str(2**32)], 2, "seed: got 4294967296"),
         (["streets", "seed=3"], 2, "seed: a study sets seed itself; use --seeds"),
         (["streets", "arm=cdga"], 2, "arm: a study sets arm itself; use --arms"),
         (["streets", "itres=3"], 2, "did you mean 'iters'?"),

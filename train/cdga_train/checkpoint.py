@@ -135,7 +135,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     data = _read(file)
     metadata = _metadata(file, data)
     if metadata.get(_KEY) != _FORMAT:
-        raise ModelError("safetensors, but not a checkpoint that this version of cdga reads", where=file)
+        raise ModelError(
+            f"safetensors, but not a checkpoint of format {_FORMAT}, which this version of cdga reads",
+            where=file,
+            fix="use the version that wrote it, or train again",
+        )
     try:
         tensors = _tensors(file, data)
         state: dict[str, Any] = json.loads(metadata["state"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -55,6 +55,8 @@ class LossWeights:
     def __post_init__(self) -> None:
         numbers = ("semantic_consistency", "orthogonality", "adversarial", "class_equivalence", "tau", "pseudo_label")
         _require_finite(self, "losses", numbers)
+        if self.tau > 1:
+            raise UsageError(f"got {self.tau}, wanted at most 1, a probability", where="losses.tau")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         rates = ("lr", "head_lr_factor", "grouping_lr", "discriminator_lr")
         _require_finite(self, "optim", (*rates, "momentum", "weight_decay", "poly_power"))
+        if self.momentum >= 1:
+            raise UsageError(f"got {self.momentum}, wanted below 1", where="optim.momentum")
         if self.poly_iters is not None and self.poly_iters < 1:
-            raise UsageError(f"poly_iters is {self.poly_iters}, wanted at least 1", where="optim.poly_iters")
+            raise UsageError(f"got {self.poly_iters}, wanted at least 1", where="optim.poly_iters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,26 +173,34 @@ class TrainConfig:
     """Networks kept on the way, evenly spread, for the choice without labels; 0 keeps none."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_together()
+
+    def _check_numbers(self) -> None:
         for key in ("iters", "batch", "accumulate", "num_groups", "workers", "log_every", "save_every"):
             if getattr(self, key) < 1:
-                raise UsageError(f"{key} is {getattr(self, key)}, wanted at least 1", where=key)
+                raise UsageError(f"got {getattr(self, key)}, wanted at least 1", where=key)
+        if not 0 <= self.cache_gib < float("inf"):
+            raise UsageError(f"got {self.cache_gib}, wanted a number of at least 0", where="cache_gib")
         if self.candidates < 0:
-            raise UsageError(f"candidates is {self.candidates}, wanted at least 0", where="candidates")
+            raise UsageError(f"got {self.candidates}, wanted at least 0", where="candidates")
         if self.rounds not in {1, 2}:
-            raise UsageError(f"rounds is {self.rounds}, wanted 1 or 2", where="rounds")
+            raise UsageError(f"got {self.rounds}, wanted 1 or 2", where="rounds")
+        if not 0 <= self.fda_beta < 0.5:
+            raise UsageError(f"got {self.fda_beta}, wanted 0 to below 0.5", where="fda_beta")
+        if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying
+            raise UsageError(f"got {self.seed}, wanted 0 to {2**32 - 1}", where="seed")
+        for key, size in (("imgsz", self.imgsz), ("source_imgsz", self.source_size)):
+            if min(size) < 32:
+                raise UsageError(f"got {size}, wanted at least 32 by 32", where=key)
+
+    def _check_together(self) -> None:
         if self.rounds == 2 and self.arm == "source_only":
             raise UsageError(
                 "source_only never forwards a target image, and round 2 trains on them",
                 where="rounds",
                 fix="use arm=baseline losses.adversarial=0 for self-training alone",
             )
-        if not 0 <= self.fda_beta < 0.5:
-            raise UsageError(f"fda_beta is {self.fda_beta}, wanted 0 to below 0.5", where="fda_beta")
-        if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying
-            raise UsageError(f"seed is {self.seed}, wanted 0 to {2**32 - 1}", where="seed")
-        for key, size in (("imgsz", self.imgsz), ("source_imgsz", self.source_size)):
-            if min(size) < 32:
-                raise UsageError(f"{key} is {size}, wanted at least 32 by 32", where=key)
         if self.optim.poly_iters is not None and self.iters > self.optim.poly_iters:
             raise UsageError(
                 f"iters is {self.iters} and the schedule ends at {self.optim.poly_iters}: the rest would learn nothing",
@@ -226,7 +238,7 @@ class TrainConfig:
 def _require_finite(group: LossWeights | OptimConfig, name: str, keys: Sequence[str]) -> None:
     for key in keys:
         if not 0 <= getattr(group, key) < float("inf"):
-            raise UsageError(f"{key} is {getattr(group, key)}, wanted a number of at least 0", where=f"{name}.{key}")
+            raise UsageError(f"got {getattr(group, key)}, wanted a number of at least 0", where=f"{name}.{key}")
 
 
 def config_as_dict(config: TrainConfig) -> Plain:
@@ -316,10 +328,16 @@ def _merge(values: Plain, changes: Mapping[str, object]) -> None:
 
 def _set(values: Plain, dotted: str, text: str) -> None:
     group, _, key = dotted.rpartition(".")
-    change: Plain = {key: _value(text)}
+    holder = _NESTED.get(group, TrainConfig)
+    change: Plain = {key: text if text in _words_of(holder, key) else _value(text)}
     for name in reversed(group.split(".") if group else []):
         change = {name: change}
     _merge(values, change)
+
+
+def _words_of(holder: type, key: str) -> tuple[object, ...]:
+    """The words that a field takes, where it takes some only: one of them may be ``none``."""
+    return get_args(get_type_hints(holder).get(key))
 
 
 def _value(text: str) -> object:

@@ -33,7 +33,7 @@ def run_data_check(
         against: Another data set that must not hold the same images.
         against_split: Its part.
         as_json: Print JSON, with every problem; else at most 20 of a kind are printed.
-        limit: Open only so many frames.
+        limit: Open only so many frames; files that are missing, or shared with another split, are found all the same.
         quiet: Print nothing but the error.
 
     Raises:
@@ -84,6 +84,7 @@ def _record(report: DataReport, spec: str, split: str) -> dict[str, object]:
         ],
         "never": report.never,
         "compared_with": report.compared_with,
+        "not_compared": report.not_compared,
         "problem_counts": report.problem_counts,
         "problems": [{"kind": p.kind, "where": p.where, "what": p.what} for p in report.problems],
     }
@@ -121,10 +122,12 @@ def _facts(report: DataReport, title: str) -> list[str]:
         lines.append(f"classes that never occur: {', '.join(report.never) or 'none'}")
     else:
         lines.append("no labels: a target, not a source")
-    compared = f"no image shared with {', '.join(report.compared_with)}"
     if report.compared_with and "leaked image" not in report.problem_counts:
-        lines.append(one_line(compared))
-    return lines
+        lines.append(one_line(f"no image shared with {', '.join(report.compared_with)}"))
+    return lines + [
+        one_line(f"{count} images could not be compared with {name}: they are missing or cannot be read")
+        for name, count in report.not_compared.items()
+    ]
 
 
 def _problem_lines(report: DataReport) -> list[str]:

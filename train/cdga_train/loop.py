@@ -121,6 +121,10 @@ def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes
                 values[name] = values.get(name, 0) + value / len(batches)
     except torch.OutOfMemoryError as error:
         raise ResourceError("out of GPU memory", where=state.device, fix="lower batch or imgsz") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # the only sign that torch's CPU allocator gives
+            raise
+        raise ResourceError("out of memory", where=state.device, fix="lower batch, imgsz or num_groups") from error
     for name, optimiser in state.optimisers.items():
         parameters = list(state.networks.parts()[name].parameters())
         if any(p.grad is not None for p in parameters):  # without any, as with weights of 0, the scaler refuses to step

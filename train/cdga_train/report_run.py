@@ -28,6 +28,7 @@ from cdga_train.data.pseudo import MANIFEST as PSEUDO_MANIFEST
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.evaluate import count
 from cdga_train.loop import METRICS
+from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.page import Html, joined, missing, page, paragraph, subheading
 from cdga_train.panels import GroupedNetwork, Groups, fused_network, look_at
 from cdga_train.predict import predictor
@@ -47,7 +48,6 @@ from cdga_train.report import (
 )
 from cdga_train.reproduce import reproduce_command
 from cdga_train.rounds import PSEUDO_LABELS, round_folders
-from cdga_train.run import MANIFEST, read_run
 from cdga_train.selection import evenly_spaced, find_candidates
 from cdga_train.state import choose_device
 

@@ -31,6 +31,7 @@ from cdga_train.data.pseudo import COLLAPSED_SHARE, PseudoLabelled
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.data.translated import TranslatedFiles
 from cdga_train.loop import Progress, train
+from cdga_train.manifest import write_manifest
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.processes import ALONE, Processes
 from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
@@ -104,9 +105,12 @@ def train_run(
             source=_open_source(config),
             target=_open_target(config),
         )
-        first, *second = round_folders(config, folder)
+        choose_device(processes.device_name(config.device))
         if (folder / PSEUDO_LABELS).is_dir():
-            _refuse_longer_round(config, first)
+            _refuse_longer_round(config, folder / ROUNDS[0])
+        if processes.is_first and not is_finished(config, folder):  # now that nothing is left to be refused
+            write_manifest(folder, config)
+        first, *second = round_folders(config, folder)
         _round(run, first, run.target)
         if second:
             assert run.target is not None

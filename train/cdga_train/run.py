@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib.metadata
-import json
-import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cdga_sdk import __version__
-from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import CdgaError, InputError, ModelError, UsageError
+from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.progress import progress_bar
-from cdga_train.config import TrainConfig, config_as_dict, config_from_dict, load_config, load_preset
+from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
+from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
 
 if TYPE_CHECKING:
     from cdga_train.loop import Progress
     from cdga_train.processes import Processes
 
-__all__ = ["MANIFEST", "configure", "read_run", "run_training", "trained", "write_manifest"]
+__all__ = ["configure", "run_training", "trained"]
 
-MANIFEST: Final = "run.json"
+_TERMINATED: Final = 143
 _FREE_ON_RESUME: Final = (
     "iters",
     "device",
@@ -54,6 +50,7 @@ def run_training(
     """
     from cdga_train.processes import process_group
 
+    before = None
     if resume is None:
         preset, config = configure(words, flags)
         require_weights(config)
@@ -68,9 +65,9 @@ def run_training(
         else:
             folder = _folder_of(Path(resume))
             _refuse_finished(config, folder)
-        if processes.is_first:
-            write_manifest(folder, config)
-        with _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
+        if not is_quiet:
+            _note_what_is_amiss(before, config)
+        with _stopped_in(folder), _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
             result = trained(config, folder, processes, quiet=is_quiet)
     if not is_quiet:
         typer.echo(f"{config.iters} iterations of {config.arm} · {result}", err=True)
@@ -119,38 +116,6 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
 
 
-def read_run(folder: Path) -> TrainConfig:
-    """The configuration of the run in ``folder``.
-
-    Raises:
-        InputError: There is no run.
-        ModelError: Its description is damaged, or of another version.
-    """
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise InputError(f"no {MANIFEST} in this folder", where=folder, fix="name the folder of a run of cdga train")
-    try:
-        return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError("the run's description is damaged", where=file) from error
-    except UsageError as error:
-        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
-
-
-def write_manifest(folder: Path, config: TrainConfig) -> None:
-    """``run.json``: what makes a run: configuration, versions, machine, time."""
-    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python")
-    manifest = {
-        "config": config_as_dict(config),
-        "cdga_sdk": __version__,
-        "packages": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
 def _folder_of(path: Path) -> Path:
     """The run's folder, given it, its ``last.safetensors``, or one of its rounds."""
     from cdga_train.checkpoint import LAST
@@ -184,6 +149,40 @@ def _refuse_finished(config: TrainConfig, folder: Path) -> None:
         raise UsageError(f"nothing to do: {config.iters} of {config.iters} iterations are done", where=folder)
 
 
+def _note_what_is_amiss(before: TrainConfig | None, config: TrainConfig) -> None:
+    """Say at the start what would surprise at the end."""
+    from cdga_train.data.spec import open_labelled
+
+    if before is not None and before.iters != config.iters and config.optim.poly_iters is None:
+        typer.echo(
+            f"note: from here the learning rate follows {config.iters} iterations, not {before.iters}: "
+            "the result is not that of one run of this length",
+            err=True,
+        )
+    if config.score.data is not None:
+        try:
+            open_labelled(config.score.data, config.score.split, config.imgsz)
+        except CdgaError as error:
+            typer.echo(f"note: nothing will be scored (score.data): {error}", err=True)
+
+
+@contextmanager
+def _stopped_in(folder: Path) -> Iterator[None]:
+    """What an interruption outside the loop means: the loop itself says where it stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, InterruptedRunError) as error:
+        if isinstance(error, InterruptedRunError) and error.where is not None:
+            raise
+        is_kept = folder.is_dir()
+        raise InterruptedRunError(
+            "stopped; what was finished is kept" if is_kept else "stopped before anything was made",
+            where=folder if is_kept else None,
+            fix=f"go on with: cdga train --resume {folder}" if is_kept else None,
+            terminated=isinstance(error, InterruptedRunError) and error.exit_code == _TERMINATED,
+        ) from error
+
+
 @contextmanager
 def _gone_if_nothing_came(folder: Path, *, is_new: bool) -> Iterator[None]:
     """Remove a new run's folder if the run ends before the first line of its log."""
@@ -214,11 +213,3 @@ def _refuse_other_run(before: TrainConfig, after: TrainConfig) -> None:
 def _losses(values: dict[str, float]) -> str:
     shown = ("seg", "ssl", "co", "orth", "adv", "cadv", "cl", "d")
     return "  ".join(f"{name} {values[name]:.3g}" for name in shown if name in values)
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -22,6 +22,7 @@ __all__ = [
     "SELECTIONS",
     "CheckpointScores",
     "Choice",
+    "Pace",
     "RunResult",
     "Spread",
     "Study",
@@ -72,6 +73,19 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What a run's log says of its time.
+
+    Attributes:
+        trained_s: Seconds of all rounds' iterations at their logged rates: no choosing, labelling or scoring.
+        largest_data_wait_share: Share of a line's time that was spent waiting for data, 0 to 1; the largest of all.
+    """
+
+    trained_s: float
+    largest_data_wait_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """A finished run.
 
@@ -80,12 +94,14 @@ class RunResult:
         seed: Its seed.
         choice: What is chosen without labels; None where no two checkpoints were kept.
         checkpoints: Those that were kept, by iteration, the last one at the end; none where there are no labels.
+        pace: How long it took; None where the log is not whole.
     """
 
     arm: str
     seed: int
     choice: Choice | None
     checkpoints: tuple[CheckpointScores, ...]
+    pace: Pace | None = None
 
     def selected(self, selection: str) -> CheckpointScores | None:
         """The checkpoint that one of `SELECTIONS` picks; None where it has none to pick."""

@@ -37,21 +37,24 @@ from cdga_sdk.labels import CLASS_SETS, class_set
 from cdga_sdk.progress import progress_bar
 from cdga_train.checkpoint import LAST, SELECTION, load_checkpoint
 from cdga_train.config import TrainConfig, config_as_dict
+from cdga_train.curves import read_metrics
 from cdga_train.data.base import Dataset
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.evaluate import count
 from cdga_train.loop import METRICS
+from cdga_train.manifest import read_run
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predictor
 from cdga_train.presets import require_weights
 from cdga_train.processes import ALONE
 from cdga_train.rounds import is_finished, round_folders
-from cdga_train.run import read_run, trained, write_manifest
+from cdga_train.run import trained
 from cdga_train.selection import choose, find_candidates, score_candidates
 from cdga_train.state import build_network, choose_device
 from cdga_train.study import (
     CheckpointScores,
     Choice,
+    Pace,
     RunResult,
     Study,
     class_sets_of,
@@ -82,9 +85,8 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cache:
-    """What ``scores.json`` keeps: everything by sha256, of a checkpoint or of all that a choice is made from."""
+    """What ``scores.json`` keeps: scores by a checkpoint's sha256 and the data, choices by that of all they rest on."""
 
-    scored_on: str
     checkpoints: dict[str, CheckpointScores]
     choices: dict[str, Choice]
 
@@ -155,6 +157,7 @@ def _planned(study: Study, overrides: Sequence[str], folder: Path, *, quiet: boo
         for arm in study.arms:
             run = f"{arm}-seed{seed}"
             configs[run], arms[run] = study_config(study.family, arm, seed, overrides), arm
+    _refuse_smaller_study(study, folder)
     for run, config in configs.items():
         _refuse_other_run(config, folder / run)
     config = next(iter(configs.values()))
@@ -170,6 +173,22 @@ def _planned(study: Study, overrides: Sequence[str], folder: Path, *, quiet: boo
         labelled=None if score.data is None else open_labelled(score.data, score.split, config.imgsz),
         quiet=quiet,
     )
+
+
+def _refuse_smaller_study(study: Study, folder: Path) -> None:
+    """A study may grow; one with fewer arms or seeds would take results out of its tables."""
+    try:
+        before = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        there = {(str(run["arm"]), int(run["seed"])) for run in before["runs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if any(arm not in study.arms or seed not in study.seeds for arm, seed in there):
+        arms, seeds = sorted({arm for arm, _ in there}), sorted({seed for _, seed in there})
+        raise UsageError(
+            f"this study has results of the arms {','.join(arms)} and the seeds {','.join(map(str, seeds))}",
+            where=folder,
+            fix="name those too, or choose another --name",
+        )
 
 
 def _refuse_other_run(config: TrainConfig, folder: Path) -> None:
@@ -241,7 +260,6 @@ def _is_done(config: TrainConfig, folder: Path) -> bool:
 
 def _train(config: TrainConfig, folder: Path, *, quiet: bool) -> None:
     folder.mkdir(exist_ok=True)
-    write_manifest(folder, config)
     try:
         trained(config, folder, ALONE, quiet=quiet)
     except InterruptedRunError as error:
@@ -266,27 +284,47 @@ def _scored(plan: _Plan, run: str) -> RunResult:
     last_round = round_folders(config, folder)[-1]
     files = find_candidates(last_round) if config.candidates else [last_round / LAST]
     by_digest = {file_sha256(file): file for file in files}
-    cache = _read_cache(folder / SCORES, _scored_on(config, plan.labelled))
+    cache = _read_cache(folder / SCORES)
     try:
         choice = _choice(plan, run, by_digest, cache) if config.candidates > 1 else None
         if plan.labelled is not None:
             _score_missing(plan, run, plan.labelled, by_digest, cache)
     except torch.OutOfMemoryError as error:
         raise ResourceError("out of GPU memory while scoring", where=folder, fix="use --device cpu") from error
-    scores = tuple(cache.checkpoints[digest] for digest in by_digest) if plan.labelled is not None else ()
-    return RunResult(arm=plan.arms[run], seed=config.seed, choice=choice, checkpoints=scores)
+    scored_on = _scored_on(config, plan.labelled)
+    scores = tuple(cache.checkpoints[f"{d} on {scored_on}"] for d in by_digest) if plan.labelled is not None else ()
+    pace = _pace(config, folder)
+    return RunResult(arm=plan.arms[run], seed=config.seed, choice=choice, checkpoints=scores, pace=pace)
+
+
+def _pace(config: TrainConfig, folder: Path) -> Pace | None:
+    seconds, shares = 0.0, []
+    for round_folder in round_folders(config, folder):
+        log, done = read_metrics(round_folder / METRICS), 0
+        for iteration, row in zip(log.iterations, log.rows, strict=True):
+            rate, share = row.get("it_per_s"), row.get("data_wait_share")
+            if not rate or share is None:
+                return None
+            seconds += (iteration - done) / rate
+            shares.append(share)
+            done = iteration
+        if log.damaged or done < config.iters:
+            return None
+    return Pace(trained_s=seconds, largest_data_wait_share=max(shares))
 
 
 def _score_missing(plan: _Plan, run: str, labelled: Dataset, by_digest: Mapping[str, Path], cache: _Cache) -> None:
     """Score the checkpoints that the cache lacks, writing it after each: one may take minutes."""
-    missing = [digest for digest in by_digest if digest not in cache.checkpoints]
+    scored_on = _scored_on(plan.configs[run], labelled)
+    missing = [digest for digest in by_digest if f"{digest} on {scored_on}" not in cache.checkpoints]
     with progress_bar(f"score {run}", len(missing) * len(labelled), quiet=plan.quiet) as advance:
         for number, digest in enumerate(missing):
 
             def frame(done: int, before: int = number * len(labelled)) -> None:
                 advance(before + done)
 
-            cache.checkpoints[digest] = _scores(plan.configs[run], by_digest[digest], digest, labelled, frame)
+            scores = _scores(plan.configs[run], by_digest[digest], digest, labelled, frame)
+            cache.checkpoints[f"{digest} on {scored_on}"] = scores
             _write_cache(plan.folder / run / SCORES, cache)
 
 
@@ -344,13 +382,12 @@ def _scored_on(config: TrainConfig, labelled: Dataset | None) -> str:
     return f"{score.data} {score.split} {score.classes} {score.protocol} {identity}"
 
 
-def _read_cache(file: Path, scored_on: str) -> _Cache:
-    """What is known already; nothing where the scores are of other data, or the file is damaged."""
+def _read_cache(file: Path) -> _Cache:
+    """What is known already; nothing where the file is damaged."""
     try:
-        cache = TypeAdapter(_Cache).validate_json(file.read_bytes())
+        return TypeAdapter(_Cache).validate_json(file.read_bytes())
     except (OSError, ValidationError):
-        return _Cache(scored_on=scored_on, checkpoints={}, choices={})
-    return cache if cache.scored_on == scored_on else _Cache(scored_on=scored_on, checkpoints={}, choices=cache.choices)
+        return _Cache(checkpoints={}, choices={})
 
 
 def _write_cache(file: Path, cache: _Cache) -> None:

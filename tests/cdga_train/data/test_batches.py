@@ -21,7 +21,7 @@ SAMPLE_BYTES = 32 * 64 * 4  # three of the image, one of the label
 
 
 class Counting:
-    """Samples in which image (BGR: x, index, x) and label (x) tell where each pixel came from."""
+    """Samples in which image (BGR: x + 128, index, x) and label (x) tell where each pixel came from."""
 
     def __init__(self, length: int = 10, *, offset: int = 0, is_labelled: bool = True) -> None:
         self.asked: list[int] = []
@@ -35,7 +35,7 @@ class Counting:
     def __getitem__(self, index: int) -> Sample:
         self.asked.append(index)
         label: UInt8Array = np.broadcast_to(np.arange(64, dtype=np.uint8), SIZE_HW).copy()
-        image = np.stack([label, np.full(SIZE_HW, self._offset + index, np.uint8), label], axis=2)
+        image = np.stack([label + 128, np.full(SIZE_HW, self._offset + index, np.uint8), label], axis=2)
         return Sample(name=str(index), image_bgr=image, label=label if self.is_labelled else None)
 
     def identity(self) -> str:
@@ -77,6 +77,10 @@ def test_shapes_order_and_domains() -> None:
     assert batch.source_BHWC.dtype == batch.label_BHW.dtype == np.uint8
     assert max(indices(batch.source_BHWC)) < 10
     assert min(indices(batch.target_BHWC)) >= 100
+    for images_BHWC in (batch.source_BHWC, batch.target_BHWC):  # RGB: x, index, x + 128
+        red, _, blue = images_BHWC.transpose(3, 0, 1, 2)
+        assert (blue == red + 128).all()
+        assert set(red.flat) == set(range(64))
 
 
 def test_images_become_rgb_of_the_networks_size() -> None:
@@ -94,8 +98,10 @@ def test_images_become_rgb_of_the_networks_size() -> None:
             return "blue"
 
     (batch,) = Batches(Blue(), Blue(), CONFIG)[0]
-    assert batch.source_BHWC.shape == (3, 32, 64, 3)
-    assert batch.source_BHWC[0, 0, 0].tolist() == [9, 0, 255]
+    for images_BHWC in (batch.source_BHWC, batch.target_BHWC):
+        assert images_BHWC is not None
+        assert images_BHWC.shape == (3, 32, 64, 3)
+        assert images_BHWC[0, 0, 0].tolist() == [9, 0, 255]
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -105,7 +111,7 @@ def test_flips_keep_image_and_label_together(flip: bool) -> None:
     for i in range(20):
         (batch,) = batches[i]
         assert (batch.source_BHWC[..., 0] == batch.label_BHW).all()
-        assert (batch.source_BHWC[..., 2] == batch.label_BHW).all()
+        assert (batch.source_BHWC[..., 2] == batch.label_BHW + 128).all()
         mirrored += [bool(row[0] == 63) for row in batch.label_BHW[:, 0]]
     assert 15 <= sum(mirrored) <= 45 if flip else not any(mirrored)  # of 60
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import CAMVID_TO_TRAIN_ID
 from cdga_sdk.preprocess import UInt8Array
 from cdga_train.data.base import Dataset
-from cdga_train.data.spec import open_labelled, open_unlabelled
+from cdga_train.data.spec import list_files, open_labelled, open_unlabelled
 from tests.published_layouts import CODES, frames, make_camvid_fast_ai, make_camvid_segnet
 
 IDS: UInt8Array = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -68,7 +69,7 @@ def test_colour_label_is_refused(root: Path) -> None:
 
 def test_missing_image_is_named_on_opening(root: Path) -> None:
     (root / "images/train/b.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 listed images are missing, e\.g\. b"):
+    with pytest.raises(InputError, match=r"train\.txt: 1 listed images are missing, e\.g\. b;"):
         camvid_data(root)
 
 
@@ -117,6 +118,31 @@ def test_fast_ais_layout(tmp_path: Path) -> None:
     # 32 classes keep walls and lights apart; terrain and riders have no class of their own, nor trucks and buses
     kept = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 10, 11, 18, 13, 13, 13, 16, 17, 18], np.uint8)
     np.testing.assert_array_equal(label, kept[list(frames(2, first_seed=500))[1][1]])
+
+
+@pytest.mark.parametrize("opener", [open_labelled, open_unlabelled])
+def test_held_out_names_that_no_image_has_are_told_not_trained_on(
+    tmp_path: Path, opener: Callable[[str, str, tuple[int, int]], Dataset]
+) -> None:
+    make_camvid_fast_ai(tmp_path, train=2, val=2)
+    (tmp_path / "valid.txt").write_text("0016E5_00002.png\n0016E5_00003.JPG\n")
+    for split in ("train", "valid"):
+        assert list_files(f"camvid:{tmp_path}", split).absent == ("0016E5_00003.JPG",)
+        with pytest.raises(
+            InputError, match=r"valid\.txt: 1 listed images are missing, e\.g\. 0016E5_00003\.JPG; write names as"
+        ):
+            opener(f"camvid:{tmp_path}", split, (1, 1))
+    (tmp_path / "train.txt").write_text("0016E5_00000.png\n")  # names its images itself
+    assert names(opener(f"camvid:{tmp_path}", "train", (1, 1))) == ["0016E5_00000"]
+
+
+def test_held_out_names_are_not_read_from_outside(tmp_path: Path) -> None:
+    root = make_camvid_fast_ai(tmp_path / "camvid")
+    (root / "valid.txt").rename(tmp_path / "elsewhere.txt")
+    (root / "valid.txt").symlink_to(tmp_path / "elsewhere.txt")
+    for split in ("train", "val"):
+        with pytest.raises(InputError, match=r"valid\.txt: a link leads out of the data set's folder"):
+            camvid_data(root, split)
 
 
 def test_every_one_of_the_32(tmp_path: Path) -> None:

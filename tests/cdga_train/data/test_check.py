@@ -135,7 +135,7 @@ def test_problems_of_a_list(broken: str) -> None:
     root = Path(broken.removeprefix("gta5:"))
     (root / "mine.txt").write_text("00001\n00010\n00003\n00001.png\n")
     assert found(check(broken, "mine")) == [
-        ("missing image", "00003", "listed, but no file answers to it"),
+        ("missing image", "00003", "listed in mine.txt, but no file answers to it"),
         ("repeated name", "00001", "more than one image is named so"),
     ]
 
@@ -185,6 +185,41 @@ def test_leaks_between_splits(tmp_path: Path) -> None:
     ]
 
 
+def test_leaks_are_found_among_the_frames_that_a_limit_leaves_unopened(tmp_path: Path) -> None:
+    make_gta5(tmp_path / "own", 4)
+    make_gta5(tmp_path / "rival", 1, first_seed=2)  # the third of the four
+    for limit in (1, 2, 4):
+        report = check(f"gta5:{tmp_path / 'own'}", rivals=((f"gta5:{tmp_path / 'rival'}", "train"),), limit=limit)
+        assert report.checked == limit
+        assert [(p.kind, p.where) for p in report.problems] == [("leaked image", "images/00003.png")]
+        assert report.not_compared == {}
+
+
+def test_images_that_could_not_be_compared_are_counted(tmp_path: Path) -> None:
+    make_gta5(tmp_path / "own", 2)
+    rival = make_gta5(tmp_path / "rival", 3, first_seed=50)
+    (rival / "mine.txt").write_text("00001\ngone\n00003\nlost.png\n")
+    (rival / "images/00009.png").symlink_to("nowhere.png")
+    own, spec = f"gta5:{tmp_path / 'own'}", f"gta5:{rival}"
+    report = check(own, rivals=((spec, "mine"), (spec, "train")))
+    assert report.problems == ()
+    assert report.compared_with == (f"{spec} mine", f"{spec} train")
+    assert report.not_compared == {f"{spec} mine": 2, f"{spec} train": 1}
+    listings = list_files(own, "train"), list_files(spec, "train")
+    (rival / "images/00003.png").unlink()  # between the listing and the look
+    assert check_listing(listings[0], rivals={"it": listings[1]}).not_compared == {"it": 2}
+
+
+def test_links_to_no_file_and_held_out_names_of_no_image_are_missing_images(tmp_path: Path) -> None:
+    make_camvid_fast_ai(tmp_path)
+    (tmp_path / "valid.txt").write_text("0016E5_00002.JPG\n")
+    (tmp_path / "images/z.png").symlink_to("nowhere.png")
+    assert found(check(f"camvid:{tmp_path}")) == [
+        ("missing image", "0016E5_00002.JPG", "listed in valid.txt, but no file answers to it"),
+        ("missing image", "images/z.png", "a link to no file"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("split", "wanted"),
     [
@@ -209,4 +244,5 @@ def test_the_real_camvid(camvid: Path) -> None:
     assert dict(report.image_sizes_wh) == {(480, 360): 101}
     assert sum(i.pixels for i in report.ids) == 101 * 480 * 360
     overlap = check(spec, "day_train", rivals=((spec, "train"),), limit=20)
-    assert overlap.problem_counts == {"leaked image": 20}
+    assert overlap.checked == 20
+    assert overlap.problem_counts == {"leaked image": 305}

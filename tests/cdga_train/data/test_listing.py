@@ -48,6 +48,7 @@ def names(listing: Listing) -> list[str]:
         ("a.png labels/a.png\nb.png,b.png\n", ["a", "b"]),
         ("\ufeffa\n", ["a"]),
         ("./a.png", ["a"]),
+        ("# the good ones\nb\n  #a\n#\n", ["b"]),
     ],
 )
 def test_lines(root: Path, text: str, wanted: list[str]) -> None:
@@ -75,7 +76,13 @@ def test_a_list_that_pairs_wrongly(root: Path, second: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b" \n", "list is empty"), (b"", "list is empty"), (b"\xff\xfea\n", "not a text file"), (b"a\x00\n", None)],
+    [
+        (b" \n", "list is empty"),
+        (b"#a\n", "list is empty"),
+        (b"", "list is empty"),
+        (b"\xff\xfea\n", "not a text file"),
+        (b"a\x00\n", None),
+    ],
 )
 def test_a_list_that_is_none(root: Path, content: bytes, message: str | None) -> None:
     if message is None:
@@ -90,7 +97,7 @@ def test_absent_images_are_kept_apart_and_refused_on_opening(root: Path, line: s
     listing = listed(root, f"a\n{line}\nb\n")
     assert names(listing) == ["a", "b"]
     assert listing.absent == (line,)
-    with pytest.raises(InputError, match=r"1 of 3 listed images are missing, e\.g\. "):
+    with pytest.raises(InputError, match=r"mine\.txt: 1 listed images are missing, e\.g\. .*; write names as"):
         open_listing(listing)
 
 
@@ -146,6 +153,38 @@ def test_links_within_and_to_the_folder_are_followed(root: Path, tmp_path: Path)
     (root / "labels/z.png").symlink_to("a.png")
     (tmp_path / "alias").symlink_to(root)
     assert len(open_listing(list_split(gta5(tmp_path / "alias"), "train", with_labels=True))) == 5
+
+
+def test_an_image_whose_name_begins_with_the_sign_of_a_comment(root: Path) -> None:
+    write_png(root / "images/#1.png", IMAGE)
+    write_png(root / "labels/#1.png", LABEL)
+    assert names(listed(root, "#1\n./#1\n")) == ["#1"]
+    assert names(listed(root, "images/#1.png\n")) == ["#1"]
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+@pytest.mark.parametrize("target", ["gone.png", "z.png"])  # to nothing, and to itself
+def test_links_to_no_file_are_missing_images(root: Path, target: str, with_labels: bool) -> None:
+    (root / "images/z.png").symlink_to(target)
+    (root / "images/.z.png").symlink_to(target)
+    (root / "images/z.md").symlink_to(target)
+    listing = list_split(gta5(root), "train", with_labels=with_labels)
+    assert listing.dangling == (root / "images/z.png",)
+    assert names(listing) == ["a", "b", "c d", "e,f"]
+    with pytest.raises(InputError, match=r"images/z\.png: 1 images are links to files that are not there"):
+        open_listing(listing)
+    (root / "mine.txt").write_text("a\nz\n")
+    assert list_split(gta5(root), "mine", with_labels=with_labels).absent == ("z",)
+    (root / "mine.txt").write_text("a\n")
+    assert len(open_listing(list_split(gta5(root), "mine", with_labels=with_labels))) == 1
+
+
+def test_a_folder_of_nothing_but_links_to_no_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        (tmp_path / f"images/{name}.png").symlink_to(tmp_path / f"store/{name}")
+    with pytest.raises(InputError, match=r"images/a\.png: 2 images are links to files that are not there"):
+        open_listing(list_split(gta5(tmp_path), "train", with_labels=False))
 
 
 def test_hidden_files_and_others_are_no_frames(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,21 @@ import pytest
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.image import write_png
+from cdga_sdk.labels import class_set
+from cdga_train.data.layouts import LAYOUTS
 from cdga_train.data.paired_files import PairedFiles
-from cdga_train.data.spec import list_files, open_labelled, open_unlabelled
+from cdga_train.data.spec import KINDS, list_files, open_labelled, open_unlabelled
 from cdga_train.data.street_frames import StreetsDataset
 from cdga_train.data.video import VideoDataset
+from tests.cdga_train.data.test_video import clip
+from tests.published_layouts import (
+    frames,
+    make_bdd100k,
+    make_camvid_segnet,
+    make_cityscapes,
+    make_gta5,
+    make_synthia,
+)
 
 SIZE_HW = (32, 64)
 
@@ -52,26 +64,82 @@ def test_a_path_without_its_kind(tmp_path: Path) -> None:
         open_unlabelled(str(tmp_path), "train", SIZE_HW)
 
 
-def test_each_kind_opens(tmp_path: Path) -> None:
-    write_png(tmp_path / "images/train/a.png", np.zeros((2, 3, 3), np.uint8))
-    write_png(tmp_path / "labels/train/a.png", np.zeros((2, 3), np.uint8))
-    (tmp_path / "train.txt").write_text("a")
-    assert isinstance(open_labelled(f"folder:{tmp_path}", "train", SIZE_HW), PairedFiles)
-    assert isinstance(open_labelled("streets:day", "train", SIZE_HW), StreetsDataset)
-    first = {kind: open_labelled(f"{kind}:{tmp_path}", "train", SIZE_HW)[0].label for kind in ("folder", "camvid")}
-    assert first["folder"] is not None
-    assert first["camvid"] is not None
-    assert (first["folder"][0, 0], first["camvid"][0, 0]) == (0, 10)  # id 0: a train id, or CamVid's sky
-    for spec in (f"folder:{tmp_path}", f"camvid:{tmp_path}", "streets:day"):
-        data = open_unlabelled(spec, "train", SIZE_HW)
-        assert not data.is_labelled
-        assert data[0].label is None
+def make_folder(root: Path) -> Path:
+    for seed, (image, label) in enumerate(frames(2)):
+        write_png(root / f"images/{seed}.png", image)
+        write_png(root / f"labels/{seed}.png", label)
+    return root
 
 
-def test_a_video_is_a_target_and_never_a_source(dashcam: Path) -> None:
-    assert isinstance(open_unlabelled(f"video:{dashcam}", "train", SIZE_HW), VideoDataset)
-    with pytest.raises(InputError, match="has no labels"):
-        open_labelled(f"video:{dashcam}", "train", SIZE_HW)
+# how many frames split ``train`` has, the seed and domain of its first, and the folder of labels
+PUBLISHED: dict[str, tuple[Callable[[Path], Path], int, int, str]] = {
+    "gta5": (make_gta5, 3, 0, "day"),
+    "synthia": (make_synthia, 3, 100, "day"),
+    "cityscapes": (make_cityscapes, 3, 200, "dusk"),
+    "bdd100k": (make_bdd100k, 2, 300, "day"),
+    "camvid": (make_camvid_segnet, 2, 400, "day"),
+    "folder": (make_folder, 2, 0, "day"),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"streets", "video"}])
+def test_each_kind_of_files_opens(tmp_path: Path, kind: str) -> None:
+    make, count, seed, domain = PUBLISHED[kind]
+    spec = f"{kind}:{make(tmp_path)}"
+    data, target = open_labelled(spec, "train", SIZE_HW), open_unlabelled(spec, "train", SIZE_HW)
+    assert isinstance(data, PairedFiles)
+    assert (data.is_labelled, target.is_labelled, len(data), len(target)) == (True, False, count, count)
+    image, label = next(frames(1, domain=domain, first_seed=seed))
+    for sample in (data[0], target[0]):
+        assert np.abs(sample.image_bgr.astype(int) - image).mean() < (8 if kind == "bdd100k" else 1e-9)  # JPEG
+    found = data[0].label
+    assert found is not None
+    assert target[0].label is None
+    own = class_set("common11").table if kind == "camvid" else np.arange(256)  # the 11 merge some of the 19
+    np.testing.assert_array_equal(own[found], own[label])
+    assert [p.name for p in list_files(spec, "train").pairs] == [data[i].name for i in range(count)]
+
+
+def test_the_procedural_world_opens() -> None:
+    data, target = open_labelled("streets:day", "train", SIZE_HW), open_unlabelled("streets:day", "train", SIZE_HW)
+    assert isinstance(data, StreetsDataset)
+    assert (data.is_labelled, target.is_labelled) == (True, False)
+    assert data[0].label is not None
+    assert target[0].label is None
+
+
+def test_a_video_opens_as_a_target(tmp_path: Path) -> None:
+    data = open_unlabelled(f"video:{clip(tmp_path / 'ride.mkv', 3)}", "train", SIZE_HW)
+    assert isinstance(data, VideoDataset)
+    assert (data.is_labelled, len(data), data[2].image_bgr.shape) == (False, 3, (*SIZE_HW, 3))
+
+
+def test_a_video_is_never_a_source_and_not_decoded_to_say_so(tmp_path: Path) -> None:
+    broken = tmp_path / "ride.mkv"
+    broken.write_text("to decode it is another error")
+    with pytest.raises(InputError, match=r"ride\.mkv: has no labels; name a labelled data set"):
+        open_labelled(f"video:{broken}", "train", SIZE_HW)
+
+
+@pytest.mark.parametrize("kind", ["video", *LAYOUTS])
+@pytest.mark.parametrize(
+    "place", ["a" * 300, "a/" * 3000, "a\0b", "\udcff", "self/images"], ids=["name", "path", "null", "no utf-8", "loop"]
+)
+def test_a_path_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("self").symlink_to("self")
+    with pytest.raises(InputError) as caught:
+        open_unlabelled(f"{kind}:{place}", "train", SIZE_HW)
+    assert "\n" not in str(caught.value)
+    if kind != "video":
+        with pytest.raises(InputError):
+            list_files(f"{kind}:{place}", "train")
+
+
+@pytest.mark.parametrize("spec", ["a" * 300, "a\0b", "a" * 5000 + ":b"])
+def test_words_too_long_for_a_path_are_no_kind(spec: str) -> None:
+    with pytest.raises(UsageError, match="unknown data"):
+        list_files(spec, "train")
 
 
 def test_training_needs_labels(tmp_path: Path) -> None:

@@ -79,4 +79,4 @@ def _ids_of_codes(codes: Path) -> Mapping[int, int]:
     if strange or len(names) != len(CAMVID32):
         found = f"'{strange[0]}'" if strange else f"{len(names)} names"
         raise InputError(f"holds {found}, wanted CamVid's {len(CAMVID32)} classes, one a line", where=codes)
-    return {i: CAMVID32[name].train_id for i, name in enumerate(names)}
+    return {i: CAMVID32[name] for i, name in enumerate(names)}

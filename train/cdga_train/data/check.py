@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cdga_sdk.errors import InputError
+from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import CITYSCAPES_NAMES, IGNORE
 from cdga_train.data.label_format import LabelFormat, id_counts, shown_counts
@@ -72,7 +72,10 @@ class DataReport:
             not among them.
         never: Classes of the 19 that never occur; empty where there are no labels.
         image_sizes_wh: Images of each size.
-        compared_with: The splits and data sets that were searched for the same images.
+        compared_with: The splits and data sets that were searched for the same images as any of the split's, opened
+            or not.
+        not_compared: Those for which images, of either side, could not be compared as they are missing or cannot be
+            read, and how many.
         problems: In the order of `PROBLEM_KINDS`.
     """
 
@@ -84,6 +87,7 @@ class DataReport:
     never: tuple[str, ...]
     image_sizes_wh: Mapping[tuple[int, int], int]
     compared_with: tuple[str, ...]
+    not_compared: Mapping[str, int]
     problems: tuple[Problem, ...]
 
     @property
@@ -115,9 +119,10 @@ def check_listing(
 
     Args:
         listing: The split.
-        rivals: Splits and data sets, by name, that must not hold the same images; a file is hashed only where one of
-            equal size is in ``listing``.
-        limit: Open only so many frames, spread evenly; missing files are found all the same.
+        rivals: Splits and data sets, by name, that must not hold the same images; a file is hashed only where the
+            other side has one of equal size.
+        limit: Open only so many frames, spread evenly; missing files and images that rivals hold are found all the
+            same.
         on_frame: Called with the number of frames done.
     """
     pairs = _spread(listing.pairs, limit)
@@ -130,11 +135,13 @@ def check_listing(
             on_frame(len(facts))
         found = [p for fact in facts for p in fact.problems]
         found += _missing(listing) + _duplicates(listing.root, facts)
+        not_compared = {}
         for name, rival in rivals.items():
-            found += _leaks(listing.root, facts, name, rival, pool)
+            leaks, not_compared[name] = _leaks(listing, name, rival, pool)
+            found += leaks
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return _report(listing, facts, tuple(rivals), found)
+    return _report(listing, facts, not_compared, found)
 
 
 def rival_splits(listing: Listing) -> list[str]:
@@ -196,8 +203,10 @@ def _label_problems(
 
 def _missing(listing: Listing) -> list[Problem]:
     root = listing.root
+    listed = "listed" if listing.listed is None else f"listed in {listing.listed.name}"
     return [
-        *(Problem(kind="missing image", where=e, what="listed, but no file answers to it") for e in listing.absent),
+        *(Problem(kind="missing image", where=e, what=f"{listed}, but no file answers to it") for e in listing.absent),
+        *(Problem(kind="missing image", where=_shown(p, root), what="a link to no file") for p in listing.dangling),
         *(Problem(kind="missing label", where=_shown(p.label, root), what="no file") for p in listing.unlabelled),
         *(Problem(kind="orphan label", where=_shown(p, root), what="no image belongs to it") for p in listing.orphans),
         *(Problem(kind="repeated name", where=n, what="more than one image is named so") for n in listing.repeated),
@@ -214,41 +223,51 @@ def _duplicates(root: Path, facts: Sequence[_Facts]) -> list[Problem]:
     return problems
 
 
-def _leaks(root: Path, facts: Sequence[_Facts], name: str, rival: Listing, pool: ThreadPoolExecutor) -> list[Problem]:
-    own = {fact.sha256: fact.image for fact in facts if fact.sha256 is not None}
-    sizes = {_num_bytes(fact.image) for fact in facts}
-    candidates = [pair.image for pair in rival.pairs if _num_bytes(pair.image) in sizes]
-    hashes = zip(candidates, pool.map(_sha256_or_none, candidates), strict=True)
-    return [
+def _leaks(listing: Listing, name: str, rival: Listing, pool: ThreadPoolExecutor) -> tuple[list[Problem], int]:
+    """Images of ``listing`` that ``rival`` holds too, and how many could not be compared."""
+    own, others = ([(p.image, _num_bytes(p.image)) for p in side.pairs] for side in (listing, rival))
+    shared = {size for _, size in own} & {size for _, size in others if size is not None}
+    own_hashes, hashes = (_hashes(side, shared, pool) for side in (own, others))
+    own_by_sha256 = {sha256: image for image, sha256 in own_hashes if sha256 is not None}
+    leaks = [
         Problem(
             kind="leaked image",
-            where=_shown(own[sha256], root),
+            where=_shown(own_by_sha256[sha256], listing.root),
             what=f"same bytes as {_shown(image, rival.root)} of {name}",
         )
         for image, sha256 in hashes
-        if sha256 is not None and sha256 in own
+        if sha256 is not None and sha256 in own_by_sha256
     ]
+    unread = sum(fact is None for _, fact in (*own, *others, *own_hashes, *hashes))
+    return leaks, len(rival.absent) + len(rival.dangling) + unread
 
 
-def _num_bytes(path: Path) -> int:
+def _hashes(
+    images: Sequence[tuple[Path, int | None]], sizes: Container[int | None], pool: ThreadPoolExecutor
+) -> list[tuple[Path, str | None]]:
+    """The hash of each image of one of ``sizes``, None where it cannot be read."""
+    candidates = [image for image, size in images if size in sizes]
+    return list(zip(candidates, pool.map(_sha256_or_none, candidates), strict=True))
+
+
+def _num_bytes(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:
-        return -1
+        return None
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InputError(f"cannot read ({error.strerror})", where=path) from error
 
 
 def _sha256_or_none(path: Path) -> str | None:
     try:
-        return _sha256(path)
-    except InputError:  # told of where its own split is checked
+        return file_sha256(path)
+    except OSError:
         return None
 
 
@@ -257,7 +276,7 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _report(
-    listing: Listing, facts: Sequence[_Facts], compared_with: tuple[str, ...], problems: Sequence[Problem]
+    listing: Listing, facts: Sequence[_Facts], not_compared: Mapping[str, int], problems: Sequence[Problem]
 ) -> DataReport:
     counts: Counter[int] = Counter()
     for fact in facts:
@@ -277,7 +296,8 @@ def _report(
         ignored_percent=100 * ignored / total if total else 0.0,
         never=tuple(n for i, n in enumerate(CITYSCAPES_NAMES) if i not in seen) if listing.labels else (),
         image_sizes_wh=Counter(fact.size_wh for fact in facts if fact.size_wh is not None),
-        compared_with=compared_with,
+        compared_with=tuple(not_compared),
+        not_compared={name: count for name, count in not_compared.items() if count},
         problems=tuple(sorted(problems, key=lambda p: PROBLEM_KINDS.index(p.kind))),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -195,11 +195,21 @@ def _files(folder: Path, root: Path) -> list[Path]:
                 path = folder / entry.name
                 if entry.is_symlink():
                     refuse_link_out(path, root)
-                if path.is_file() if entry.is_symlink() else entry.is_file():
+                # at a link to itself the entry's raises, Path's does not; at files the entry's costs no system call
+                is_file = path.is_file() if entry.is_symlink() else entry.is_file()
+                if is_file and not entry.name.startswith("."):
                     paths.append(path)
     except OSError as error:
         raise InputError(f"cannot look into this folder ({error.strerror})", where=folder) from error
     return sorted(paths)
+
+
+def _dangling_images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        links = sorted(folder / e.name for e in entries if e.is_symlink() and not e.name.startswith("."))
+    return [path for path in links if is_image_file(path) and not path.exists()]
 
 
 def _orphans(layout: Layout, label_files: list[Path]) -> list[Path]:
@@ -208,15 +218,18 @@ def _orphans(layout: Layout, label_files: list[Path]) -> list[Path]:
     return [p for p in label_files if p not in expected]
 
 
-def _without_held_out(layout: Layout, found: list[Pair]) -> list[Pair]:
+def _without_held_out(layout: Layout, found: list[Pair]) -> tuple[list[Pair], list[str]]:
+    """The pairs that are not held out, and the entries of that list that name no image."""
     if layout.held_out is None:
-        return found
-    held_out = {pair.image for pair in _listed_pairs(layout, layout.held_out, found)[0]}
-    return [pair for pair in found if pair.image not in held_out]
+        return found, []
+    held_out, absent = _listed_pairs(layout, layout.held_out, found)
+    images = {pair.image for pair in held_out}
+    return [pair for pair in found if pair.image not in images], absent
 
 
 def _listed_pairs(layout: Layout, listed: Path, found: list[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs that a list names, in its order, and the entries that name none."""
+    refuse_link_out(listed, layout.root)
     index = _by_ending(layout.root, found)
     pairs, absent = [], []
     for line in _lines(listed):
@@ -280,7 +293,7 @@ def _lines(listed: Path) -> list[str]:
         text = listed.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("not a text file that can be read", where=listed) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if not lines:
         raise InputError("list is empty", where=listed)
     return lines

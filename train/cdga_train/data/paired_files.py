@@ -96,7 +96,7 @@ def file_stamp(path: Path) -> str:
     """Size and time of change, which tell a file from what it was before.
 
     Raises:
-        InputError: It is not there.
+        InputError: It cannot be looked at.
     """
     try:
         stat = path.stat()

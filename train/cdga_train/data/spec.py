@@ -16,6 +16,7 @@ In every data set of files a split may also be a list, ``PATH/SPLIT.txt``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,7 @@ def open_labelled(spec: str, split: str, size_hw: tuple[int, int]) -> Dataset:
     """
     dataset = _open(spec, split, size_hw, with_labels=True)
     if not dataset.is_labelled:
-        raise InputError("has no labels", where=spec, fix="name a labelled data set, e.g. streets:day or camvid:PATH")
+        raise _no_labels(spec)
     return dataset
 
 
@@ -66,7 +67,7 @@ def list_files(spec: str, split: str) -> Listing:
     kind, place = _kind_and_place(spec)
     if kind not in LAYOUTS:
         raise UsageError(f"'{spec}' is not made of image files", fix=f"use one of {', '.join(LAYOUTS)}")
-    return list_split(LAYOUTS[kind](Path(place)), split, with_labels=True)
+    return _listing(kind, place, split, with_labels=True)
 
 
 def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool) -> Dataset:
@@ -75,9 +76,22 @@ def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool)
         case "streets":
             return StreetsDataset(place, split, size_hw, with_labels=with_labels)
         case "video":
+            if with_labels:  # refused before it is decoded
+                raise _no_labels(spec)
             return VideoDataset(place, size_hw)
         case _:
-            return open_listing(list_split(LAYOUTS[kind](Path(place)), split, with_labels=with_labels))
+            return open_listing(_listing(kind, place, split, with_labels=with_labels))
+
+
+def _listing(kind: str, place: str, split: str, *, with_labels: bool) -> Listing:
+    try:
+        return list_split(LAYOUTS[kind](Path(place)), split, with_labels=with_labels)
+    except OSError as error:  # a name too long for any file, a folder that may not be looked into ...
+        raise InputError(f"cannot be looked at ({error.strerror})", where=f"{kind}:{place}") from error
+
+
+def _no_labels(spec: str) -> InputError:
+    return InputError("has no labels", where=spec, fix="name a labelled data set, e.g. streets:day or camvid:PATH")
 
 
 def _kind_and_place(spec: str) -> tuple[str, str]:
@@ -88,8 +102,9 @@ def _kind_and_place(spec: str) -> tuple[str, str]:
 
 
 def _hint(spec: str, kind: str) -> str:
-    if spec and Path(spec).exists():
-        guess = "folder" if Path(spec).is_dir() else "video"
-        return f"did you mean '{guess}:{spec}'?"
+    with suppress(OSError):  # no file can have the name
+        if spec and Path(spec).exists():
+            guess = "folder" if Path(spec).is_dir() else "video"
+            return f"did you mean '{guess}:{spec}'?"
     near = get_close_matches(kind, KINDS, n=1)
     return f"did you mean '{near[0]}:...'?" if near else f"write KIND:PLACE with KIND one of {', '.join(KINDS)}"

@@ -1,0 +1,73 @@
+"""``run.json``: what makes a run: its configuration, versions, machine and times."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+from cdga_sdk import __version__
+from cdga_sdk.atomic import write_text
+from cdga_sdk.errors import InputError, ModelError, UsageError
+from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
+
+__all__ = ["MANIFEST", "read_run", "write_manifest"]
+
+MANIFEST: Final = "run.json"
+
+
+def read_run(folder: Path) -> TrainConfig:
+    """The configuration of the run in ``folder``.
+
+    Raises:
+        InputError: There is no run.
+        ModelError: Its description is damaged, or of another version.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputError(f"no {MANIFEST} in this folder", where=folder, fix="name the folder of a run of cdga train")
+    try:
+        return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("the run's description is damaged", where=file) from error
+    except UsageError as error:
+        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
+
+
+def write_manifest(folder: Path, config: TrainConfig) -> None:
+    """Write ``run.json``; of a run that goes on it keeps the start, and adds when and under what it was resumed."""
+    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python")
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    before = _before(folder / MANIFEST)
+    manifest = {
+        "config": config_as_dict(config),
+        "cdga_sdk": __version__,
+        "packages": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "started": before.get("started", now),
+        "resumed": [*before.get("resumed", []), {"at": now, "iters_before": before["config"]["iters"]}]
+        if before
+        else [],
+    }
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _before(file: Path) -> dict[str, Any]:
+    """What an earlier call wrote; nothing where it cannot be told."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return record if isinstance(record["config"]["iters"], int) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
