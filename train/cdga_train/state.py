@@ -121,7 +121,10 @@ class TrainingState:
         networks = _networks(config)
         if config.weights is not None:
             spec = network_spec(config.model, config.imgsz)
-            spec.load_published(networks.network, read_published_weights(config.weights))
+            try:
+                spec.load_published(networks.network, read_published_weights(config.weights))
+            except ModelError as error:
+                raise ModelError(error.what, where=config.weights, fix=error.fix) from error
         if config.freeze_bn_affine:
             _freeze_affine(networks.network)
         for module in networks.parts().values():

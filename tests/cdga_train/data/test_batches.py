@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cdga_sdk.errors import UsageError
 from cdga_sdk.preprocess import UInt8Array
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Sample
@@ -216,6 +217,13 @@ def numbers(batches: list[Batch]) -> list[int]:
 
 def batch_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
+def test_a_cache_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = replace(CONFIG, cache_dir=str(tmp_path / "file" / "cache"))
+    with pytest.raises(UsageError, match=r"cache_dir: the folder '.*cache' cannot be written to"):
+        Batches(Counting(1), None, config)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 12), (5, 9), (3, 4), (7, 7)])

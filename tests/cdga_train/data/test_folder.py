@@ -47,6 +47,14 @@ def test_labelled(root: Path) -> None:
     assert (data[0].image_bgr == 7).all()
 
 
+@pytest.mark.parametrize("split", ["trian", "test"])
+def test_a_slip_in_a_split_is_no_whole_folder(root: Path, split: str) -> None:
+    (root / "val.txt").write_text("a\n")
+    assert len(folder_data(root, "val")) == 1
+    with pytest.raises(InputError, match=f"no split '{split}'; there are: val"):
+        folder_data(root, split)
+
+
 def test_splits_are_folders_or_lists_where_they_exist(root: Path) -> None:
     fill(root / "images/val", "x", "y", "z")
     for name in "xyz":

@@ -6,6 +6,7 @@ Shape legend: B images of a domain, H and W the network's input size.
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from cdga_sdk.errors import UsageError
 from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset, Sample
@@ -54,11 +56,16 @@ class Batches:
         target: Samples of the target; labels that they carry are pseudo-labels.
         config: Sizes, batch, translation and cache.
         slots: The forward passes of an iteration that this process makes; by default all of one process.
+
+    Raises:
+        UsageError: ``cache_dir`` cannot be written to.
     """
 
     def __init__(
         self, source: Dataset, target: Dataset | None, config: TrainConfig, slots: Sequence[int] | None = None
     ) -> None:
+        if config.cache_dir is not None:
+            _require_writable(Path(config.cache_dir))
         ram_bytes, disk = config.cache_gib * 2**30, Path(config.cache_dir) if config.cache_dir else None
         # Memory goes to the target first: it is the smaller set, so its images come up more often.
         of_target = 0 if target is None else min(ram_bytes, _bytes_of(target, config.imgsz))
@@ -116,6 +123,17 @@ def prefetched(make: Callable[[int], _Item], start: int, stop: int, *, workers: 
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the folder '{folder}' cannot be written to ({error.strerror})", where="cache_dir", fix="name another"
+        ) from error
 
 
 def _bytes_of(dataset: Dataset, size_hw: tuple[int, int]) -> int:

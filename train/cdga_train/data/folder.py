@@ -26,8 +26,8 @@ def folder(root: Path) -> Layout:
         {"0": "road", "1": "car", "2": 13, "7": "ignored"}
 
     Keys are ids (0 to 255), values names or train ids of Cityscapes classes, or ``ignored``. Ids that it leaves out
-    are refused where they occur, but for 255, which is ignored unless it is named. A split without a folder and
-    without a list of its own is the whole folder.
+    are refused where they occur, but for 255, which is ignored unless it is named. A folder without
+    splits and lists is every split; beside them, ``train`` is what they leave.
 
     Raises:
         InputError: No such folder, or a map that cannot be used.

@@ -45,7 +45,7 @@ class Layout:
         lists: The list file of each split that has one.
         list_prefix: A folder that the published lists' paths begin with; dropped.
         held_out: A list of frames that the splits' folders hold too, and that do not belong to them.
-        otherwise: The folders of a split that has neither folders nor a list; without them it is an error.
+        otherwise: The whole of a data set that need not be split; see `rest`.
     """
 
     root: Path
@@ -62,6 +62,13 @@ class Layout:
     def all_folders(self) -> tuple[Folders, ...]:
         """The folders of every split, each once."""
         return tuple(dict.fromkeys((*(f for folders in self.splits.values() for f in folders), *self.otherwise)))
+
+    def rest(self, split: str) -> tuple[Folders, ...]:
+        """The folders of a split that has neither folders nor a list: all, where nothing is split.
+
+        Beside splits, ``train`` is what they leave; any other name is a slip, and has none.
+        """
+        return self.otherwise if split == "train" or not (self.splits or self.lists) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +118,15 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         InputError: No such split, a folder without images, a list that cannot be used, or a link out of the folder.
     """
     listed = layout.lists.get(split)
-    folders = layout.all_folders if listed else layout.splits.get(split, layout.otherwise)
+    folders = layout.all_folders if listed else layout.splits.get(split, layout.rest(split))
     splits = tuple(sorted({*layout.splits, *layout.lists}))
     if not folders:
         raise InputError(f"no split '{split}'", where=layout.root, fix=f"there are: {', '.join(splits) or 'none'}")
     found = [_pair(layout, f, image) for f in folders for image in _image_files(f.images, layout.root)]
     dangling = [link for f in folders for link in _dangling_images(f.images)]
     if not found and not dangling:
-        raise InputError("no images in this folder", where=folders[0].images, fix="name the folder as it was published")
+        known = f"there are the splits {', '.join(splits)}" if splits else "name the folder as it was published"
+        raise InputError("no images in this folder", where=folders[0].images, fix=known)
     pairs, absent = _listed_pairs(layout, listed, found) if listed else _without_held_out(layout, found)
     label_files = [p for f in folders for p in _label_files(layout, f.labels)] if with_labels else []
     is_labelled = with_labels and any(f.labels.is_dir() for f in folders)
