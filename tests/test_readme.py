@@ -1,66 +1,373 @@
-"""The README's numbers are the committed JSON's, and its commands exist."""
+"""The documents' tables are the committed JSON's, row by row; their commands parse; their code runs."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, Final
 
-from typer.testing import CliRunner
+import numpy as np
+import pytest
+import typer
+from torch.distributed.run import get_args_parser
+from typer.exceptions import TyperException
 
 from cdga_sdk.cli import app
-from cdga_train.presets import PRESETS
+from cdga_sdk.errors import CdgaError
+from cdga_sdk.labels import class_set
+from cdga_sdk.video.sink import VideoSink
+from cdga_train import losses
+from cdga_train.config import LossWeights, load_preset
+from cdga_train.data.streets import render_clip
+from cdga_train.presets import FAMILIES, PRESETS
+from cdga_train.study import parse_arms, parse_family, parse_seeds, study_config
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOT: Final = Path(__file__).parents[1]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+METHOD: Final = (ROOT / "train/README.md").read_text(encoding="utf-8")
+DOCUMENTS: Final = {"README.md": README, "train/README.md": METHOD}
+FIRST_LOOK: Final = "camvid_day_dusk_short.json"
 
 
-def results(name: str) -> dict[str, object]:
-    content: dict[str, object] = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
-    return content
+def results(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
 
 
-def test_adaptation_table_is_the_json() -> None:
+def prose(text: str) -> str:
+    """Without line breaks, which may lie anywhere in a sentence."""
+    return " ".join(text.split())
+
+
+def rows_below(header: str) -> list[str]:
+    """The rows of README's only table with this header line."""
+    lines = README.splitlines()
+    assert lines.count(header) == 1, header
+    start = lines.index(header) + 2
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    return lines[start:end]
+
+
+def spread(values: Any, *, signed: bool = False) -> str:
+    return f"{values['mean']:{'+' if signed else ''}.1f} ± {values['sd']:.1f}"
+
+
+# --- numbers
+
+
+def test_the_demo_s_table_is_the_json() -> None:
     summary = results("streets_adaptation.json")["summary"]
-    assert isinstance(summary, dict)
-    for values in summary.values():
-        assert f"{values['mean']:.1f} ± {values['sd']:.1f}" in README
+    labels = {
+        "source_only": "labelled day alone",
+        "fda": "FDA translation alone",
+        "cdga": "CDGA recipe (FDA + losses)",
+    }
+    assert set(summary) == set(labels)
+    floor = summary["source_only"]["mean"]
+    wanted = [f"| {label} | {spread(summary[a])} | {summary[a]['mean'] - floor:+.1f} |" for a, label in labels.items()]
+    assert rows_below("| arm | mIoU, % | against source only |") == wanted
 
 
-def test_cdga_beats_source_only_by_more_than_the_spread() -> None:
-    summary = results("streets_adaptation.json")["summary"]
-    assert isinstance(summary, dict)
-    gain = summary["cdga"]["mean"] - summary["source_only"]["mean"]
-    assert gain > summary["cdga"]["sd"] + summary["source_only"]["sd"]
+def test_what_is_said_of_the_demo_s_table() -> None:
+    report = results("streets_adaptation.json")
+    mean = {arm: values["mean"] for arm, values in report["summary"].items()}
+    sd = {arm: values["sd"] for arm, values in report["summary"].items()}
+    assert mean["cdga"] - mean["source_only"] > sd["cdga"] + sd["source_only"]
+    assert "The translation brings most of the gain" in prose(README)
+    assert mean["fda"] - mean["source_only"] > (mean["cdga"] - mean["source_only"]) / 2
+    height, width = report["imgsz_hw"]
+    assert f"a short run ({report['iters']} iterations at {width}x{height})" in prose(README)
+    assert {values["seeds"] for values in report["summary"].values()} == {3}
+    assert "over three seeds" in prose(README)
 
 
-def test_camvid_table_is_the_json_and_meets_the_reference() -> None:
-    runs = results("camvid_reference.json")["runs"]
-    assert isinstance(runs, list)
-    for run in runs:
-        assert f"{run['miou']:.2f}" in README
-        assert abs(run["miou"] - run["reference_miou"]) <= 0.3
+def test_the_reference_table_is_the_json() -> None:
+    wanted = []
+    for run in results("camvid_reference.json")["runs"]:
+        height, width = run["imgsz_hw"]
+        pairs = [f"{run[way][key]:.2f}" for key in ("miou", "accuracy") for way in ("bundle", "plain_torch")]
+        wanted.append(f"| {width}x{height} | {' | '.join(pairs)} |")
+    assert rows_below("| network input | mIoU, % | plain PyTorch | pixel accuracy, % | plain PyTorch |") == wanted
 
 
-def test_commands_and_flags_exist() -> None:
-    for line in re.findall(r"^cdga .*$", README, flags=re.MULTILINE):
-        command = line.split()[1]
-        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
-        assert shown.exit_code == 0, line
-        for flag in re.findall(r"--[a-z-]+", line):
-            assert flag in shown.output, f"{flag} in: {line}"
+def test_the_first_look_s_table_is_the_json() -> None:
+    study = results(FIRST_LOOK)
+    labels = {
+        "source_only": "source alone",
+        "translation": "FDA translation alone",
+        "baseline": "baseline",
+        "cdga": "CDGA",
+    }
+    assert study["seeds"] == [0, 1]
+    assert study["arms"] == list(labels)
+    wanted = []
+    for arm, label in labels.items():
+        cells = [spread(study["summary"][arm][way]["miou"]["common11"]) for way in ("last", "label-free", "oracle")]
+        wanted.append(f"| {label} | {' | '.join(cells)} |")
+    header = "| arm | last iteration | chosen without labels | best by labels (a bound) |"
+    assert rows_below(header) == wanted
 
 
-def test_presets_are_named() -> None:
+def test_what_is_said_of_the_first_look_follows_from_the_json() -> None:
+    study = results(FIRST_LOOK)
+    text = prose(README)
+
+    def order(way: str, seed: int) -> list[str]:
+        """Arms by mIoU, the best one first."""
+        runs = [run for run in study["runs"] if run["seed"] == seed]
+        return [run["arm"] for run in sorted(runs, key=lambda run: -run[way])]
+
+    assert "In every column the two seeds put different arms first" in text
+    for way in ("last", "label-free", "oracle"):
+        assert order(way, 0)[0] != order(way, 1)[0]
+    assert "at the last iteration source alone is the worst of the four with seed 0 and the best with seed 1" in text
+    assert order("last", 0)[3] == order("last", 1)[0] == "source_only"
+
+    delta = {way: study["summary"]["source_only"][way]["delta"]["common11"] for way in ("last", "label-free")}
+    assert study["deltas_against"] == "baseline"
+    assert abs(delta["label-free"]["mean"]) > delta["label-free"]["sd"]
+    said = f"chosen without labels, source alone is at {spread(delta['label-free'], signed=True)} against the baseline"
+    assert f"Some differences are larger than their spread: {said}, seed by seed" in text
+    assert f"the same difference is {spread(delta['last'], signed=True)} at the last iteration" in text
+
+
+def test_the_deltas_of_the_first_look_follow_from_its_runs() -> None:
+    study = results(FIRST_LOOK)
+    miou = {(run["arm"], run["seed"]): run for run in study["runs"]}
+    for arm in ("source_only", "translation", "cdga"):
+        for way in ("last", "label-free", "oracle"):
+            of_seeds = [miou[arm, seed][way] - miou["baseline", seed][way] for seed in study["seeds"]]
+            committed = study["summary"][arm][way]["delta"]["common11"]
+            assert committed["mean"] == pytest.approx(np.mean(of_seeds))
+            assert committed["sd"] == pytest.approx(np.std(of_seeds, ddof=1))
+
+
+def test_the_first_look_s_settings_and_time_are_the_json_s() -> None:
+    study = results(FIRST_LOOK)
+    text = prose(README)
+    for config in study["configs"].values():
+        assert (config["imgsz"], config["iters"], config["batch"], config["rounds"]) == ([184, 240], 300, 1, 1)
+        assert config["model"].startswith("deeplabv2_resnet50")
+    assert "DeepLab-v2 ResNet-50, 300 iterations of one 240x184 image of each domain, one round, two seeds" in text
+    frames = {c["frames"] for run in study["runs"] for c in run["checkpoints"]}
+    assert f"on the {frames.pop()} dusk frames" in text
+    assert not frames
+    paces = [run["pace"] for run in study["runs"]]
+    assert len(paces) == 8
+    minutes = sum(pace["trained_s"] for pace in paces) / 60
+    assert f"The eight runs trained for {minutes:.0f} minutes in all, on one thread" in text
+    assert study["machine"].startswith("CPU, 1 threads")
+    assert "waited for data for less than 0.1 % of that" in text
+    assert max(pace["largest_data_wait_share"] for pace in paces) < 0.001
+
+
+def test_the_method_s_exactness_is_the_tests_and_the_benchmark_s() -> None:
+    source = (ROOT / "tests/cdga_train/test_losses.py").read_text(encoding="utf-8")
+    text = prose(METHOD)
+    for line, said in (
+        ("[(torch.float64, 1e-12), (torch.float32, 1e-6)]", "literal float64 reference: 1e-6 ("),
+        ("(torch.float32, 1e-5, 1e-4)]", "1e-5 in the losses and the gradients of the logits, 1e-4 in those of C's"),
+    ):
+        assert source.count(line) == 1
+        assert said in text
+    folded = results("discriminator.json")["folded_against_explicit"]
+    width, height = folded["settings"]["size_wh"]
+    largest = folded["largest_relative_difference"]
+    assert f"outer product at {width}x{height}, output and gradients: {largest:.1e} at most" in text
+
+
+def test_the_method_s_settings_are_the_presets() -> None:
+    config = PRESETS["gta5_cityscapes_cdga"]()
+    weights = config.losses
+    own = (weights.semantic_consistency, weights.orthogonality, weights.adversarial, weights.class_equivalence)
+    assert own == (1e-3, 1e-3, 1e-3, 1e-4)
+    assert "L_seg + 1e-3 L_co + 1e-3 L_orth + 1e-3 L_cadv + 1e-4 L_cl" in METHOD
+    assert f"τ = {weights.tau}, K = {config.num_groups}" in METHOD
+    assert f"`candidates={config.candidates}`" in METHOD
+    total = config.rounds * config.iters
+    assert f"two rounds are {total:,} iterations, so {total / 3600:.0f} / (iterations per second) hours" in METHOD
+
+
+# --- names
+
+
+def test_every_preset_is_in_its_arm_s_column() -> None:
+    arms = {
+        "source alone": "source_only",
+        "translated by FDA": "translation",
+        "baseline (BDL)": "baseline",
+        "CDGA": "cdga",
+    }
+    wanted = [" | ".join(f"`{family}_{arm}`" for arm in arms.values()) for family in FAMILIES if family != "footage"]
+    assert sorted(rows_below(f"| {' | '.join(arms)} |")) == sorted(f"| {row} |" for row in wanted)
     for name in PRESETS:
         assert f"`{name}`" in README
 
 
-def test_camvid_study_table_is_the_json() -> None:
-    study = results("camvid_day_dusk_short.json")
-    summary = study["summary"]
-    assert isinstance(summary, dict)
-    assert study["seeds"] == [0, 1]
-    for arm in summary.values():
-        row = [arm[column]["miou"]["common11"] for column in ("last", "label-free", "oracle")]
-        assert " | ".join(f"{v['mean']:.1f} ± {v['sd']:.1f}" for v in row) in README
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named_exist(document: str) -> None:
+    named = re.findall(r"`((?:[\w.-]+/)*\w+\.py)\b[^`]*`|`(benchmarks/results/\w+\.json)`", DOCUMENTS[document])
+    assert named
+    for pair in named:
+        name = "".join(pair)
+        assert (ROOT / name).is_file() or (ROOT / "train/cdga_train" / name).is_file(), name
+
+
+def test_losses_that_are_named_exist() -> None:
+    keys = {field.name for field in fields(LossWeights)}
+    named = re.findall(r"\blosses\.([a-z_]+)", METHOD)
+    assert len(named) > 8
+    for name in named:
+        assert name in keys or name in losses.__all__, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_settings_in_the_text_are_accepted(document: str) -> None:
+    words = [word for word in in_backticks(DOCUMENTS[document]) if re.match(r"[a-z_.]+=", word) and word != "key=value"]
+    assert words
+    for together in words:
+        overrides = together.replace("=N", "=2").split()
+        assert load_preset(PRESETS["gta5_cityscapes_cdga"](), overrides) is not None
+
+
+# --- commands
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def in_backticks(text: str) -> list[str]:
+    without_blocks = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [prose(found) for found in re.findall(r"`([^`]+)`", without_blocks)]
+
+
+def words_of(line: str) -> list[str]:
+    return [word for word in shlex.split(line, comments=True) if word != "..."]
+
+
+def command_lines(text: str) -> list[str]:
+    lines = [line for block in blocks(text) for line in block.splitlines()]
+    return [line for line in lines if words_of(line)[:1] in (["cdga"], ["torchrun"])]
+
+
+def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """A command's name and parameters, as the command line parses them; nothing is run."""
+    command: Any = typer.main.get_command(app)
+    for depth, word in enumerate(words):
+        command = command.commands[word]
+        if not hasattr(command, "commands"):
+            return word, command.make_context(word, list(words[depth + 1 :])).params
+    raise KeyError(" ".join(words))
+
+
+def cdga_words(line: str) -> list[str]:
+    """The words behind ``cdga``, whatever starts it."""
+    program, *words = words_of(line)
+    if program == "cdga":
+        return words
+    options = get_args_parser().parse_args(words)
+    assert options.module
+    assert options.training_script == "cdga_sdk"
+    return list(options.training_script_args)
+
+
+def refuse_unknown_settings(words: Sequence[str]) -> None:
+    """Refuse what the parser lets through: presets, arms, seeds, keys and class sets."""
+    name, given = parsed(words)
+    flags = [f"{key}={given[key]}" for key in ("source", "target", "iters", "seed", "device") if given.get(key)]
+    match name:
+        case "train" if given["words"]:
+            load_preset(PRESETS[given["words"][0]](), [*given["words"][1:], *flags])
+        case "study":
+            family, overrides = parse_family([*given["words"], *flags])
+            for arm in parse_arms(given["arms"]):
+                study_config(family, arm, parse_seeds(given["seeds"])[0], overrides)
+        case "evaluate":
+            class_set(given["classes"])
+
+
+@pytest.mark.parametrize("line", [line for text in DOCUMENTS.values() for line in command_lines(text)])
+def test_commands_parse_and_name_what_there_is(line: str) -> None:
+    refuse_unknown_settings(cdga_words(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cdga trane streets_cdga",
+        "cdga train streets_cgda",
+        "cdga train streets_cdga --iterations 5",
+        "cdga train streets_cdga itres=5",
+        "cdga study streets --arms source_onyl",
+        "cdga study street",
+        "cdga segment",
+        "cdga evaluate a.cdga --data camvid:PATH --classes common12",
+        "cdga data chek gta5:PATH",
+        "torchrun --nproc-per-nod 4 -m cdga_sdk train streets_cdga --sauce x",
+        "torchrun --nproc-per-processor 4 -m cdga_sdk train streets_cdga",
+        "torchrun --nproc-per-node 4 cdga_sdk train streets_cdga",
+    ],
+)
+def test_the_check_of_commands_can_fail(line: str) -> None:
+    with pytest.raises((TyperException, CdgaError, KeyError, SystemExit, AssertionError)):
+        refuse_unknown_settings(cdga_words(line))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_the_text_have_their_options(document: str) -> None:
+    commands: Any = typer.main.get_command(app)
+    found = [text for text in in_backticks(DOCUMENTS[document]) if text.startswith("cdga ")]
+    assert found
+    for text in found:
+        command = commands
+        for word in text.split()[1:]:
+            command = command.commands[word] if hasattr(command, "commands") else command
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", text)) <= known, text
+
+
+def test_torchrun_and_the_benchmark_in_the_method_s_text() -> None:
+    found = in_backticks(METHOD)
+    (torchrun,) = [text for text in found if text.startswith("torchrun ")]
+    refuse_unknown_settings(cdga_words(torchrun))
+    for text in found:
+        if text.startswith("python -m benchmarks."):
+            _, _, module, *words = words_of(text)
+            assert flags_of(importlib.import_module(module).main) >= {w for w in words if w.startswith("--")}
+
+
+def flags_of(main: Callable[..., object]) -> set[str]:
+    """The options that a benchmark's ``main`` asks argparse for."""
+    file = sys.modules[main.__module__].__file__
+    assert file is not None
+    return set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', Path(file).read_text(encoding="utf-8")))
+
+
+# --- code
+
+
+def test_the_code_runs(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = Fraction(25)
+    frames = [
+        np.ascontiguousarray(f.image_rgb[:, :, ::-1]) for f in render_clip(seed=5, num_frames=3, size_wh=(96, 64))
+    ]
+    with VideoSink(tmp_path / "ride.mp4", size_wh=(96, 64), rate=rate, time_base=1 / rate) as sink:
+        for index, frame in enumerate(frames):
+            sink.write(frame, index)
+    shutil.copytree(tiny_bundle, tmp_path / "city.cdga")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(README, "python")
+    names: dict[str, Any] = {"image_bgr": frames[0]}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["result"].mask.shape == (64, 96)
+    assert names["result"].confidence.dtype == np.uint8
+    assert 0 <= names["free"] <= 1
+    assert not blocks(METHOD, "python")

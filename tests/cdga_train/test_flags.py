@@ -415,8 +415,8 @@ def test_deterministic_sets_torchs_switches_for_the_run_alone(
         cudnn = torch.backends.cudnn
         return torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
 
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's own default
     before = switches()
-    assert torch.backends.cudnn.allow_tf32  # torch's own default
     train(config, tmp_path, Blocks(seed=1), on_progress=lambda _: seen.append(switches()))
     assert seen == [(deterministic, not deterministic, False)]  # fp32 is without TF32
     assert switches() == before

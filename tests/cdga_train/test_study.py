@@ -317,6 +317,26 @@ def test_scores_are_kept_by_the_checkpoint_s_bytes(dusk: str, project: Path) -> 
     assert found["last"] < 77.0
 
 
+def test_a_run_s_pace_is_its_log_s(dusk: str, project: Path) -> None:
+    line = '{"iteration": %d, "it_per_s": %s, "data_wait_share": %s}\n'
+    whole = [line % (1, 4, 0.25), line % (3, 0.5, 0.125), line % (4, 2, 0)]  # 1/4 s, 2/0.5 s and 1/2 s
+    of_all = {"trained_s": 4.75, "largest_data_wait_share": 0.25}
+    cases = {
+        "".join(whole): of_all,
+        "".join(whole[:2]): None,
+        "".join([*whole[:1], "{\n", *whole[2:]]): None,
+        "".join([line % (1, "null", 0.25), *whole[1:]]): None,
+        "".join([line % (1, 4, "null"), *whole[1:]]): None,
+        "": None,
+    }
+    for text, wanted in cases.items():
+        (project / "streets/cdga-seed0/metrics.jsonl").write_text(text)
+        assert study(project, dusk) == 0
+        paces = {(r["arm"], r["seed"]): r["pace"] for r in record_of(project)["runs"]}
+        assert paces.pop(("cdga", 0)) == wanted
+        assert all(p["trained_s"] > 0 and 0 <= p["largest_data_wait_share"] < 1 for p in paces.values())
+
+
 def test_damaged_scores_are_made_anew(dusk: str, project: Path) -> None:
     before = record_of(project)["summary"]
     (project / "streets/cdga-seed0/scores.json").write_text("{")

@@ -176,9 +176,10 @@ def camvid_day_dusk_cdga() -> TrainConfig:
     ``cdga train camvid_day_dusk_cdga --source camvid:PATH --target camvid:PATH weights=FILE``
 
     2,000 iterations of one image of each domain at 480x360 with DeepLab-v2, ResNet-50; C and D at head resolution. For
-    a GPU; on a CPU a run takes hours (``imgsz=184,240 precision=bf16`` made 1.2 iterations a second of the source-only
-    arm on two busy cores). The lists ``day_train.txt`` and ``dusk_train.txt`` name the two domains' frames; the weights
-    are an ImageNet ResNet-50 of the caffe family. The dusk frames' labels only score. The paper has no such experiment.
+    a GPU; on a CPU a run takes hours (``benchmarks/results/camvid_day_dusk_short.json`` has the time of shorter ones at
+    ``imgsz=184,240 precision=bf16``). The lists ``day_train.txt`` and ``dusk_train.txt`` name the two domains' frames;
+    the weights are an ImageNet ResNet-50 of the caffe family. The dusk frames' labels only score. The paper has no such
+    experiment.
     """
     return TrainConfig(
         arm="cdga",
