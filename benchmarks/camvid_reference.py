@@ -81,7 +81,7 @@ def compared(weights: Path, data: str, imgsz_hw: tuple[int, int]) -> Record:
     """The scores of the bundle and of plain torch at one size of the network's input."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "city.cdga"
-        parity = export_weights(weights, MODEL, imgsz_hw, bundle).parity
+        parity = export_weights(weights, MODEL, imgsz_hw, bundle).parity["fp32"]
         scores, backend = run_evaluate(
             str(bundle), data, "val", CLASSES, backend="onnxruntime", device="cpu", quiet=True
         )

@@ -30,7 +30,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cdga_export.export import export_checkpoint
+from cdga_export.export import ExportOptions, export_checkpoint
 from cdga_sdk import Segmenter
 from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import CdgaError
@@ -172,7 +172,7 @@ def _show(output: Path, seed: int) -> list[str]:
     """Export the adapted network, segment a clip of a place that no split holds, and draw before and after."""
     cdga, source_only = output / f"cdga-seed{seed}", output / f"source_only-seed{seed}"
     bundle = output / "model.cdga"
-    export_checkpoint(cdga, bundle, overwrite=True)
+    export_checkpoint(cdga, bundle, ExportOptions(overwrite=True))
     clip = output / "clip.mp4"
     _write_clip(clip, load_checkpoint(cdga).config)
     with Segmenter(bundle) as segmenter:

@@ -4,8 +4,11 @@
 
     manifest.json   what goes in, what comes out, where it came from (`Manifest`)
     model.onnx      uint8 RGB frame in, uint8 class map and uint8 confidence out
+    model.fp16.onnx, model.int8.onnx, model.int8-trt.onnx
+                    the same in other precisions, where they were asked for and passed their gate
     golden/         frames at network size and the masks that the trained network gives for them
-    parity.json     how closely the graph agrees with the trained network, frame by frame
+    parity.json     how closely each graph agrees with the trained network, frame by frame
+    worst/          for each other precision: frame, trained network's mask, its mask, and where they differ
     CARD.md         the same for people
     SHA256SUMS      the hash of every file above, in the format of ``sha256sum --check``
 
@@ -21,22 +24,38 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdga_sdk.atomic import atomic_folder
-from cdga_sdk.errors import InputError, IntegrityError, ModelError
+from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
-__all__ = ["CONFIDENCE_RULE", "MASK_RULE", "Bundle", "GoldenFrame", "Manifest", "write_bundle"]
+__all__ = [
+    "CONFIDENCE_RULE",
+    "MASK_RULE",
+    "PRECISIONS",
+    "Bundle",
+    "GoldenFrame",
+    "Manifest",
+    "Precision",
+    "graph_file",
+    "preprocess_block",
+    "write_bundle",
+]
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 PARITY: Final = "parity.json"
+WORST: Final = "worst"
 CARD: Final = "CARD.md"
 SUMS: Final = "SHA256SUMS"
+
+Precision = Literal["fp32", "fp16", "int8", "int8-trt"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+"""fp16: convolutions in float16, for GPUs. int8: 8-bit convolutions for CPUs. int8-trt: the same, as TensorRT wants."""
 
 MASK_RULE: Final = "argmax over classes of the logits upsampled bilinearly (half-pixel centres) to the input size"
 CONFIDENCE_RULE: Final = "softmax probability of that class, of the same upsampled logits, times 255, rounded"
@@ -88,9 +107,9 @@ class Provenance(_Block):
 
 
 class Manifest(_Block):
-    """``manifest.json``, schema version 1."""
+    """``manifest.json``, schema version 2."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     names: tuple[str, ...]
     palette_rgb: tuple[tuple[int, int, int], ...]
     label_space: Literal["cityscapes train id"] = "cityscapes train id"
@@ -98,7 +117,7 @@ class Manifest(_Block):
     preprocess: PreprocessBlock
     input: InputBlock = InputBlock()
     outputs: OutputsBlock = OutputsBlock()
-    precision: Literal["fp32"] = "fp32"
+    precisions: tuple[Precision, ...] = ("fp32",)
     provenance: Provenance
 
     @property
@@ -134,16 +153,35 @@ class Bundle:
     Attributes:
         path: The folder.
         manifest: What ``manifest.json`` says.
-        model_bytes: The ONNX file, the very bytes whose hash was checked.
-        parity: What ``parity.json`` says.
+        graphs: The ONNX files by precision, the very bytes whose hashes were checked; fp32 is always there.
+        parity: What ``parity.json`` says, by precision.
         sha256: Hash of ``SHA256SUMS``: names the whole bundle.
     """
 
     path: Path
     manifest: Manifest
-    model_bytes: bytes
+    graphs: Mapping[str, bytes]
     parity: Mapping[str, object]
     sha256: str
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The float32 graph, which the others are held against."""
+        return self.graphs["fp32"]
+
+    def graph(self, precision: str) -> bytes:
+        """The ONNX file of a precision.
+
+        Raises:
+            UsageError: The bundle does not have it.
+        """
+        if precision not in self.graphs:
+            raise UsageError(
+                f"no precision '{precision}' in this bundle",
+                where=self.path,
+                fix=f"use one of {', '.join(self.graphs)}, or export again with --precision {precision}",
+            )
+        return self.graphs[precision]
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -166,10 +204,11 @@ class Bundle:
         sums = _read(folder / SUMS, folder)
         files = {name: _read(folder / name, folder) for name in _names_in(sums, folder / SUMS)}
         _check_sums(folder, sums, files)
+        manifest = _parse_manifest(folder, files)
         return cls(
             path=folder,
-            manifest=_parse_manifest(folder, files),
-            model_bytes=files[MODEL],
+            manifest=manifest,
+            graphs={precision: _graph_of(files, precision, folder) for precision in manifest.precisions},
             parity=_json_object(folder / PARITY, files[PARITY]),
             sha256=hashlib.sha256(sums).hexdigest(),
         )
@@ -192,20 +231,32 @@ def write_bundle(
     path: Path,
     *,
     manifest: Manifest,
-    model_bytes: bytes,
+    graphs: Mapping[Precision, bytes],
     golden: Sequence[GoldenFrame],
     parity: Mapping[str, object],
     card: str,
+    worst_bgr: Mapping[str, UInt8Array] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle whole, or nothing; then open it, verified, from disk.
+
+    Args:
+        path: Where.
+        manifest: Its ``precisions`` are those of ``graphs``.
+        graphs: ONNX files by precision, fp32 among them.
+        golden: Frames and the masks expected for them.
+        parity: Reports by precision, plain values.
+        card: CARD.md.
+        worst_bgr: Pictures (H, W, 3) uint8 by precision.
+        overwrite: Replace a bundle that is there.
 
     Raises:
         UsageError: ``path`` exists and ``overwrite`` is off, or cannot be written.
         ResourceError: The disk is full.
     """
     with atomic_folder(path, overwrite=overwrite) as folder:
-        (folder / MODEL).write_bytes(model_bytes)
+        for precision, data in graphs.items():
+            (folder / graph_file(precision)).write_bytes(data)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / PARITY).write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -213,9 +264,23 @@ def write_bundle(
         for frame in golden:
             write_png(folder / "golden" / f"{frame.name}.png", frame.image_bgr)
             write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
+        for title, picture in (worst_bgr or {}).items():
+            write_png(folder / WORST / f"{title}.png", picture)
         written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         (folder / SUMS).write_bytes(_render_sums({name: (folder / name).read_bytes() for name in written}))
     return Bundle.open(path)
+
+
+def graph_file(precision: str) -> str:
+    """The name that a precision's graph has in a bundle."""
+    return MODEL if precision == "fp32" else f"model.{precision}.onnx"
+
+
+def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes:
+    name = graph_file(precision)
+    if name not in files:
+        raise ModelError(f"the manifest names {precision}, but there is no {name}", where=folder, fix="export it again")
+    return files[name]
 
 
 def _render_sums(files: Mapping[str, bytes]) -> bytes:
@@ -261,8 +326,8 @@ def _check_sums(folder: Path, sums: bytes, files: Mapping[str, bytes]) -> None:
 def _parse_manifest(folder: Path, files: Mapping[str, bytes]) -> Manifest:
     where = folder / MANIFEST
     version = _json_object(where, files[MANIFEST]).get("schema_version")
-    if version != 1:
-        raise ModelError(f"bundle schema {version}, this version reads 1", where=where, fix="export it again")
+    if version != 2:
+        raise ModelError(f"bundle schema {version}, this version reads 2", where=where, fix="export it again")
     try:
         return Manifest.model_validate_json(files[MANIFEST])
     except ValidationError as error:

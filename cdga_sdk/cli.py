@@ -45,8 +45,14 @@ app.add_typer(data_app, name="data")
 
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replace, what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")]
-BackendName = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
+BackendName = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TrtRtx = Annotated[
+    bool, typer.Option("--trt-rtx", help="Also build engines of TensorRT for RTX beside the bundle; needs no GPU.")
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="With --trt: loads in later TensorRT too; runs slower.")
+]
 
 
 @app.command()
@@ -107,23 +113,54 @@ def export(
     weights: Annotated[str | None, typer.Option(help="Published weights instead of a checkpoint (.pt, safe).")] = None,
     model: Annotated[str | None, typer.Option(help="The network that --weights belong to.")] = None,
     imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees, with --weights.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
+    ] = "fp32",
     golden: Annotated[str | None, typer.Option(help="Frames to prove parity on: folder:PATH, video:FILE ...")] = None,
+    calib: Annotated[
+        str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
+    trt_rtx: TrtRtx = False,
+    sm: Annotated[str | None, typer.Option(help="Compute capabilities for --trt-rtx, 86,89,120 by default.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Of an engine: SMALLEST:BEST:LARGEST, e.g. 1:4:8; else 1.")] = None,
+    workspace: Annotated[float | None, typer.Option(help="Scratch memory for building an engine, GiB.")] = None,
+    hw_compat: Annotated[str | None, typer.Option(help="With --trt: none, same-cc or ampere+; runs slower.")] = None,
+    version_compatible: VersionCompatible = False,
+    timing_cache: Annotated[Path | None, typer.Option(help="With --trt: file that makes later builds faster.")] = None,
     exist_ok: ExistOk = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a bundle whose ONNX graph is proven equal: cdga export runs/train/x -o model.cdga."""
     from cdga_export.run import run_export
+    from cdga_export.to_tensorrt import engine_request, run_engines
 
-    run_export(
+    engines = engine_request(
+        output,
+        trt=trt,
+        trt_rtx=trt_rtx,
+        sm=sm,
+        batch=batch,
+        workspace=workspace,
+        hw_compat=hw_compat,
+        version_compatible=version_compatible,
+        timing_cache=timing_cache,
+        overwrite=exist_ok,
+    )
+    done = run_export(
         checkpoint,
         output,
         weights=weights,
         model=model,
         imgsz=imgsz,
+        precision=precision,
         golden=golden,
+        calib=calib,
         overwrite=exist_ok,
         quiet=quiet,
     )
+    if engines is not None:
+        run_engines(done.bundle, engines, quiet=quiet)
 
 
 @app.command()
@@ -140,7 +177,11 @@ def segment(
     classes: Annotated[str | None, typer.Option(help="Keep these only, e.g. road,car or 0,13.")] = None,
     backend: BackendName = "auto",
     device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    on_incompatible: Annotated[
+        str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
+    ] = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
     end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
@@ -167,7 +208,16 @@ def segment(
         quiet=quiet,
     )
     kept = [c.strip() for c in classes.split(",") if c.strip()] if classes is not None else None
-    with Segmenter(model, backend=backend, device=device, threads=threads, conf=conf, classes=kept) as segmenter:
+    with Segmenter(
+        model,
+        precision=precision,
+        backend=backend,
+        device=device,
+        threads=threads,
+        on_incompatible=on_incompatible,
+        conf=conf,
+        classes=kept,
+    ) as segmenter:
         run_segment(segmenter, request)
 
 
@@ -182,6 +232,7 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="deployed (as a bundle works) or published (as papers state it; checkpoints only).")
     ] = "deployed",
+    precision: Annotated[str, typer.Option(help="Which graph of a bundle: fp32, fp16 or int8.")] = "fp32",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
     quiet: Quiet = False,
@@ -191,7 +242,15 @@ def evaluate(
     from cdga_train.evaluate_run import refuse_below, run_evaluate
 
     scores, used = run_evaluate(
-        model, data, split, class_set(classes), backend=backend, device=device, quiet=quiet, protocol=protocol
+        model,
+        data,
+        split,
+        class_set(classes),
+        backend=backend,
+        device=device,
+        quiet=quiet,
+        protocol=protocol,
+        precision=precision,
     )
     if as_json:
         facts = {"model": model, "data": data, "split": split, "classes": classes, "backend": used}
@@ -199,6 +258,32 @@ def evaluate(
     elif not quiet:
         _print_scores(scores, f"{model} on {data} {split}, {classes} classes, {used}, {protocol} protocol")
     refuse_below(scores, min_miou)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A bundle.")],
+    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
+    backend: BackendName = "auto",
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Replay a bundle's golden frames here: agreement and time, exit 7 below its gate: cdga verify model.cdga."""
+    from cdga_sdk.verify import refuse_below_gate
+    from cdga_sdk.verify import verify as verified
+
+    found = verified(model, precision=precision, backend=backend, device=device)
+    if as_json:
+        print(json.dumps(found.as_dict()))  # noqa: T201
+    elif not quiet:
+        worst = 100 * min(found.agreement.values())
+        typer.echo(
+            f"{model}: {found.backend}, {len(found.agreement)} golden frames, worst frame {worst:.4f} % as trained "
+            f"(gate {100 * found.min_agreement:.2f} %), {found.latency_ms:.1f} ms a frame",
+            err=True,
+        )
+    refuse_below_gate(found)
 
 
 @app.command()

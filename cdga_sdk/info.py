@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cdga_sdk.bundle import SUMS, Bundle
@@ -37,21 +38,25 @@ def describe(path: Path) -> dict[str, object]:
 
 
 def _describe_bundle(bundle: Bundle) -> dict[str, object]:
-    manifest, parity = bundle.manifest, bundle.parity
+    manifest = bundle.manifest
     origin = manifest.provenance.model_dump(exclude_none=True)
     return {
         "kind": "bundle",
         "path": str(bundle.path),
         "sha256": bundle.sha256,
-        "model_size_mb": round(len(bundle.model_bytes) / 1e6, 2),
-        "precision": manifest.precision,
+        **{f"{precision}_mb": round(len(data) / 1e6, 2) for precision, data in bundle.graphs.items()},
         "imgsz": _size(manifest.imgsz_hw),
         "classes": len(manifest.names),
         "golden_frames": len(bundle.golden_frames()),
-        "parity": f"{parity['candidate']} = {parity['reference']} on {parity['agreement']} of pixels",
+        **{f"{precision}_parity": _parity_line(report) for precision, report in bundle.parity.items()},
         **origin,
     }
 
 
 def _size(imgsz_hw: tuple[int, int]) -> str:
     return f"{imgsz_hw[0]},{imgsz_hw[1]} (height,width)"
+
+
+def _parity_line(report: object) -> str:
+    assert isinstance(report, Mapping)
+    return f"{report['candidate']} = {report['reference']} on {report['agreement']} of pixels"

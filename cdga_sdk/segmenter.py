@@ -33,16 +33,18 @@ class Segmenter:
 
     Args:
         model: The bundle's folder.
-        backend: ``auto``, ``onnxruntime`` or ``openvino``.
+        precision: Which of the bundle's graphs to run, e.g. ``fp16``; fp32 by default.
+        backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; by default all that this process may use.
+        on_incompatible: When no kept TensorRT engine fits: ``rebuild`` it, ``fallback`` to another runtime, ``error``.
         conf: Pixels whose probability is below this (0 to 1) become 255 in the mask.
         classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
 
     Raises:
         InputError: No such model.
         ModelError: Not a bundle, damaged, or refused by the runtime.
-        UsageError: An argument out of range.
+        UsageError: An argument out of range, or a precision that the bundle does not have.
         MissingExtraError: The backend asked for is not installed.
         ResourceError: The device asked for cannot be had.
     """
@@ -51,9 +53,11 @@ class Segmenter:
         self,
         model: str | Path,
         *,
+        precision: str = "fp32",
         backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        on_incompatible: str = "rebuild",
         conf: float = 0.0,
         classes: Sequence[int | str] | None = None,
     ) -> None:
@@ -62,7 +66,14 @@ class Segmenter:
         self.bundle = Bundle.open(model)
         self._conf = conf
         self._kept = _kept_table(classes, self.bundle.manifest.names)
-        self._backend = open_backend(self.bundle.model_bytes, backend=backend, device=device, threads=threads)
+        self._backend = open_backend(
+            self.bundle.graph(precision),
+            precision=precision,
+            backend=backend,
+            device=device,
+            threads=threads,
+            on_incompatible=on_incompatible,
+        )
         self._closed = False
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cdga_export.export import export_checkpoint
+from cdga_export.export import ExportOptions, export_checkpoint
 from cdga_sdk.atomic import new_run_folder
 from cdga_train.config import load_config
 from cdga_train.presets import PRESETS
@@ -19,8 +19,8 @@ def main(video: str, bundle: str, *overrides: str) -> None:
     """Labelled streets are the source, the clip's frames the target."""
     config = load_config(PRESETS["footage_cdga"](), None, [f"target=video:{video}", *overrides])
     checkpoint = train_run(config, new_run_folder(Path("runs/train"), Path(video).stem))
-    exported = export_checkpoint(checkpoint, Path(bundle), golden=f"video:{video}")
-    print(f"{exported.bundle.path}: {exported.parity.agreement:.4%} of pixels as trained")
+    exported = export_checkpoint(checkpoint, Path(bundle), ExportOptions(golden=f"video:{video}"))
+    print(f"{exported.bundle.path}: {exported.parity['fp32'].agreement:.4%} of pixels as trained")
 
 
 if __name__ == "__main__":

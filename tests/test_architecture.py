@@ -24,11 +24,23 @@ MAY_IMPORT = {
 # Reach right inside their command functions, never at import time.
 LAZY_REACH = {"cdga_sdk/cli.py": {"cdga_train", "cdga_export"}, "cdga_sdk/info.py": {"cdga_train"}}
 HEAVY_HOMES = {
-    "onnxruntime": {"cdga_sdk/backends/onnx_runtime.py"},
+    "onnxruntime": {
+        "cdga_sdk/backends/onnx_runtime.py",
+        "export/cdga_export/quantize.py",
+        "export/cdga_export/typed_fp16.py",
+    },
+    "tensorrt": {"cdga_sdk/backends/tensorrt_build.py"},
+    "tensorrt_rtx": {"cdga_sdk/backends/tensorrt_build.py"},
+    "cuda": {"cdga_sdk/backends/cuda_device.py"},
+    "filelock": {"cdga_sdk/backends/engine_cache.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py"},
     "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
-    "onnx": {"export/cdga_export/to_onnx.py"},
+    "onnx": {
+        "export/cdga_export/quantize.py",
+        "export/cdga_export/to_onnx.py",
+        "export/cdga_export/typed_fp16.py",
+    },
     "timm": {"train/cdga_train/models/efficientvit.py"},
     "torchvision": {"train/cdga_train/models/deeplabv2.py", "train/cdga_train/models/lraspp.py"},
     "yaml": {"train/cdga_train/config.py"},
@@ -143,7 +155,7 @@ def test_no_rag_bag_modules() -> None:
 def test_import_loads_no_runtime(statement: str) -> None:
     code = f"{statement}\nimport sys; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "onnx", "onnxruntime", "tensorrt", "openvino", "matplotlib"} & set(loaded)
+    assert not {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "matplotlib"} & set(loaded)
 
 
 def test_public_names_resolve() -> None:

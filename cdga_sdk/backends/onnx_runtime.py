@@ -39,14 +39,14 @@ def usable_cpus() -> int:
 
 
 class OnnxRuntimeBackend:
-    """Runs a bundle's ONNX graph in fp32. One session may be called from many threads.
+    """Runs a bundle's ONNX graph as it is typed. One session may be called from many threads.
 
     Raises:
         ResourceError: CUDA was asked for and the session came up without it.
         ModelError: The graph cannot be loaded.
     """
 
-    def __init__(self, model_bytes: bytes, *, device: str, threads: int | None = None) -> None:
+    def __init__(self, model_bytes: bytes, *, device: str, threads: int | None = None, precision: str = "fp32") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cpus()
         options.log_severity_level = 3
@@ -67,7 +67,7 @@ class OnnxRuntimeBackend:
             )
         session = self._session
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
-        self.name = f"onnxruntime {device} fp32"
+        self.name = f"onnxruntime {device} {precision}"
 
     def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
         """Segment frames; see `Backend.infer`."""

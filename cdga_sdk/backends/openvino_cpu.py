@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, held to fp32."""
+"""OpenVINO on the CPU, held to the graph's own precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OpenVinoBackend:
         ModelError: The graph cannot be loaded.
     """
 
-    def __init__(self, model_bytes: bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model_bytes: bytes, *, threads: int | None = None, precision: str = "fp32") -> None:
         core = openvino.Core()
         properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -37,7 +37,7 @@ class OpenVinoBackend:
             raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
         compiled = self._compiled
         refuse_foreign_graph((i.any_name for i in compiled.inputs), (o.any_name for o in compiled.outputs))
-        self.name = "openvino cpu fp32"
+        self.name = f"openvino cpu {precision}"
 
     def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
         """Segment frames; see `Backend.infer`."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cdga_export.parity import ParityReport
-from cdga_sdk.bundle import Manifest
+from cdga_sdk.bundle import Manifest, Precision, graph_file
 
 __all__ = ["render_card"]
 
 
-def render_card(manifest: Manifest, parity: ParityReport, model_size_bytes: int) -> str:
+def render_card(manifest: Manifest, parity: Mapping[Precision, ParityReport], graphs: Mapping[Precision, bytes]) -> str:
     """The card as Markdown: origin, input and output, proof, limits."""
     origin = manifest.provenance
     height, width = manifest.imgsz_hw
@@ -23,12 +25,19 @@ def render_card(manifest: Manifest, parity: ParityReport, model_size_bytes: int)
         )
         if value is not None
     )
+    fp32 = parity["fp32"]
+    rows = "\n".join(
+        f"| {precision} | `{graph_file(precision)}` | {len(graphs[precision]) / 1e6:.2f} MB "
+        f"| {100 * report.agreement:.4f} % | {100 * min(f.agreement for f in report.frames):.4f} % "
+        f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % |"
+        for precision, report in parity.items()
+    )
     return f"""# {origin.model}, {width}x{height}
 
 Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".join(manifest.names)}).
 
 - Made by {origin.made_by} on {origin.made_on}; {trained}.
-- Weights sha256 `{origin.weights_sha256}`; `model.onnx` is {model_size_bytes / 1e6:.2f} MB, {manifest.precision}.
+- Weights sha256 `{origin.weights_sha256}`.
 - Input `frame`: uint8 RGB, (N, {height}, {width}, 3). Resize first: `{manifest.preprocess.resize}`.
   Normalisation is in the graph.
 - Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
@@ -36,9 +45,12 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
 
 ## Proof
 
-{parity.candidate} against {parity.reference} on {len(parity.frames)} golden frames:
-{100 * parity.agreement:.4f} % of pixels have the same class (gate {100 * parity.min_agreement:.2f} % on every frame;
-worst frame {parity.worst_frame}). Figures per frame are in `parity.json`.
+Pixels that have the same class as {fp32.reference} gives them, on {len(fp32.frames)} golden frames; run by ONNX Runtime
+on a CPU. Figures per frame and class are in `parity.json`, pictures of the worst frames in `worst/`.
+
+| precision | file | size | agreement | worst frame | gate, every frame | near boundaries |
+|---|---|---|---|---|---|---|
+{rows}
 
 ## Limits
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import typer
 
-from cdga_export.export import Exported, export_checkpoint, export_weights
+from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
+from cdga_sdk.bundle import PRECISIONS, Precision
 from cdga_sdk.errors import UsageError
 
-__all__ = ["parse_imgsz", "run_export"]
+__all__ = ["parse_imgsz", "parse_precisions", "run_export"]
 
 
 def run_export(
@@ -19,7 +20,9 @@ def run_export(
     weights: str | None,
     model: str | None,
     imgsz: str | None,
+    precision: str,
     golden: str | None,
+    calib: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> Exported:
@@ -31,24 +34,39 @@ def run_export(
     """
     if output is None:
         raise UsageError("no output given", fix="pass -o model.cdga")
+    options = ExportOptions(precisions=parse_precisions(precision), golden=golden, calib=calib, overwrite=overwrite)
     if (checkpoint is None) == (weights is None):
         raise UsageError("wanted either a CHECKPOINT or --weights", fix="e.g. cdga export runs/train/x -o model.cdga")
     if checkpoint is not None:
         if model is not None or imgsz is not None:
             raise UsageError("--model and --imgsz go with --weights; a checkpoint knows its own")
-        done = export_checkpoint(checkpoint, output, golden=golden, overwrite=overwrite)
+        done = export_checkpoint(checkpoint, output, options)
     else:
         if model is None or imgsz is None:
             raise UsageError("--weights needs --model and --imgsz", fix="e.g. --model efficientvit_b0 --imgsz 512,1024")
-        done = export_weights(weights or "", model, parse_imgsz(imgsz), output, golden=golden, overwrite=overwrite)
+        done = export_weights(weights or "", model, parse_imgsz(imgsz), output, options)
     if not quiet:
-        parity = done.parity
-        typer.echo(
-            f"{parity.candidate} = {parity.reference} on {100 * parity.agreement:.4f} % of pixels of "
-            f"{len(parity.frames)} golden frames · {done.bundle.path}",
-            err=True,
-        )
+        for report in done.parity.values():
+            typer.echo(
+                f"{report.candidate} = {report.reference} on {100 * report.agreement:.4f} % of pixels of "
+                f"{len(report.frames)} golden frames",
+                err=True,
+            )
+        typer.echo(str(done.bundle.path), err=True)
     return done
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """``"fp16,int8"`` as precisions; fp32 may be named, and is always made.
+
+    Raises:
+        UsageError: An unknown word.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [word for word in words if word not in PRECISIONS]
+    if unknown:
+        raise UsageError(f"unknown precision '{unknown[0]}'", fix=f"use some of {','.join(PRECISIONS)}")
+    return tuple(p for p in PRECISIONS if p in words)
 
 
 def parse_imgsz(text: str) -> tuple[int, int]:

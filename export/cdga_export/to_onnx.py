@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnx", "export") from error
 
-__all__ = ["OPSET", "onnx_from_fused"]
+__all__ = ["OPSET", "checked_bytes", "onnx_from_fused", "onnx_of"]
 
 OPSET = 18
 
@@ -50,6 +50,7 @@ def onnx_from_fused(fused: FusedNetwork, manifest: Manifest) -> bytes:
         )
         model = onnx.load_model(file)
     _fix_output_shapes(model, height, width)
+    _name_constants_directly(model.graph)
     facts = {
         "names": json.dumps(manifest.names),
         "preprocess": manifest.preprocess.model_dump_json(),
@@ -58,8 +59,28 @@ def onnx_from_fused(fused: FusedNetwork, manifest: Manifest) -> bytes:
         "made_by": manifest.provenance.made_by,
     }
     onnx.helper.set_model_props(model, {f"cdga.{key}": value for key, value in facts.items()})
+    return checked_bytes(model)
+
+
+def onnx_of(data: bytes) -> onnx.ModelProto:
+    """The graph in an ONNX file."""
+    return onnx.load_model_from_string(data)
+
+
+def checked_bytes(model: onnx.ModelProto) -> bytes:
+    """The file of a graph that the ONNX checker accepts, types and shapes included."""
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def _name_constants_directly(graph: onnx.GraphProto) -> None:
+    """Of equal parameters tracing keeps one, and reaches it through an Identity from where the others were."""
+    constants = {tensor.name for tensor in graph.initializer}
+    same = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.input[0] in constants}
+    for node in [n for n in graph.node if n.output[0] in same]:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
 
 
 def _fix_output_shapes(model: onnx.ModelProto, height: int, width: int) -> None:

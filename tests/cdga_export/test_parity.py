@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cdga_export.parity import FP32_MIN_AGREEMENT, ParityReport, compare, refuse_below_gate
+from cdga_export.parity import MIN_AGREEMENT, ParityReport, compare, refuse_below_gate, side_by_side
 from cdga_sdk.errors import GateError
 from cdga_sdk.preprocess import UInt8Array
 
@@ -38,22 +38,22 @@ def off_by(wrong: dict[int, int], conf: int = 200) -> Infer:
     return infer
 
 
+NAMES = tuple(f"class {i}" for i in range(12))
 FRAMES = [("a", frame(1, 2, 3, 4)), ("b", frame(1, 1, 1, 5))]
 
 
 def judged(candidate: Infer, *, frames: list[tuple[str, UInt8Array]] = FRAMES, gate: float = 1.0) -> ParityReport:
-    return compare(frames, told, candidate, reference_name="torch", candidate_name="graph", min_agreement=gate)[0]
+    return compare(
+        frames, told, candidate, names=NAMES, reference_name="torch", candidate_name="graph", min_agreement=gate
+    )
 
 
 def test_agreement_by_hand() -> None:
-    report, masks = compare(
-        FRAMES, told, off_by({3: 9, 1: 8}, conf=197), reference_name="t", candidate_name="g", min_agreement=0.25
-    )
+    report = judged(off_by({3: 9, 1: 8}, conf=197), gate=0.25)
     assert [(f.name, f.agreement) for f in report.frames] == [("a", 0.5), ("b", 0.25)]
     assert [f.reference_classes for f in report.frames] == [4, 2]
     assert [f.max_confidence_difference for f in report.frames] == [3, 3]
     assert (report.agreement, report.worst_frame, report.faults) == (0.375, "b", ())
-    assert [m.tolist() for m in masks] == [[[1, 2, 3, 4]], [[1, 1, 1, 5]]]
     refuse_below_gate(report)
 
 
@@ -75,11 +75,46 @@ def test_the_gate_itself_is_passed() -> None:
 
 
 def test_the_gate_of_fp32_is_one_pixel_in_ten_thousand() -> None:
-    assert FP32_MIN_AGREEMENT == 0.9999
+    assert MIN_AGREEMENT == {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8-trt": 0.99}
     wide = [("w", frame(*[0] * 9998, 1, 2))]
-    refuse_below_gate(judged(off_by({1: 3}), frames=wide, gate=FP32_MIN_AGREEMENT))
+    refuse_below_gate(judged(off_by({1: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
     with pytest.raises(GateError):
-        refuse_below_gate(judged(off_by({1: 3, 2: 3}), frames=wide, gate=FP32_MIN_AGREEMENT))
+        refuse_below_gate(judged(off_by({1: 3, 2: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
+
+
+def test_classes_are_told_apart() -> None:
+    report = judged(off_by({1: 2}), gate=0.0)
+    # Reference: 1 four times, 2 once; candidate: 2 five times.
+    assert report.class_agreement == {"class 1": 0.0, "class 2": 0.2, "class 3": 1.0, "class 4": 1.0, "class 5": 1.0}
+    with pytest.raises(GateError, match=r"least alike: class 1 0\.0 %, class 2 20\.0 %, class 3 100\.0 %"):
+        refuse_below_gate(judged(off_by({1: 2})))
+
+
+def test_boundaries_are_what_lies_within_three_pixels_of_another_class() -> None:
+    wide = [("w", frame(*[0] * 10, *[1] * 10))]
+
+    def wrong_at(*columns: int) -> Infer:
+        def infer(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+            mask, conf = told(frames_NHWC)
+            mask = mask.copy()
+            mask[..., list(columns)] = 5
+            return mask, conf
+
+        return infer
+
+    assert judged(wrong_at(0, 6, 13, 19), frames=wide, gate=0.0).boundary_agreement == 1.0
+    assert judged(wrong_at(0, 7, 12, 19), frames=wide, gate=0.0).boundary_agreement == pytest.approx(4 / 6)
+
+
+def test_the_picture_shows_where_they_differ() -> None:
+    (_, shown), *_ = FRAMES
+    picture = side_by_side(
+        shown, told(shown[None])[0][0], off_by({3: 9})(shown[None])[0][0], [(10 * i, 0, 1) for i in range(12)]
+    )
+    assert picture.shape == (1, 16, 3)
+    assert picture[0, 4:8].tolist() == [[1, 0, 10], [1, 0, 20], [1, 0, 30], [1, 0, 40]]
+    assert picture[0, 8:12, 2].tolist() == [10, 20, 90, 40]
+    assert picture[0, 12:, 0].tolist() == [0, 0, 255, 0]
 
 
 def test_a_constant_network_is_refused_though_both_agree() -> None:
@@ -97,6 +132,7 @@ def test_report_is_plain_json() -> None:
     assert plain["frames"][1] == {
         "name": "b",
         "agreement": 1.0,
+        "boundary_agreement": 1.0,
         "max_confidence_difference": 0,
         "reference_classes": 2,
     }

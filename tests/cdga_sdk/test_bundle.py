@@ -70,7 +70,7 @@ def test_open(tiny_bundle: Path) -> None:
     assert bundle.manifest.imgsz_hw == (64, 128)
     assert bundle.model_bytes == (tiny_bundle / "model.onnx").read_bytes()
     assert bundle.sha256 == hashlib.sha256((tiny_bundle / "SHA256SUMS").read_bytes()).hexdigest()
-    assert bundle.parity["agreement"]
+    assert "fp32" in bundle.parity
 
 
 def test_golden_frames(tiny_bundle: Path) -> None:
@@ -191,10 +191,10 @@ def test_unreadable_file_of_a_bundle(own_bundle: Path) -> None:
         Bundle.open(own_bundle)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, [2]])
 def test_other_schema_versions(own_bundle: Path, version: object) -> None:
     edit_manifest(own_bundle, schema_version=version)
-    assert "this version reads 1" in str(refused(own_bundle))
+    assert "this version reads 2" in str(refused(own_bundle))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_other_schema_versions(own_bundle: Path, version: object) -> None:
         ({"names": "road"}, "names"),
         ({"surprise": 1}, "surprise"),
         ({"ignore": 0}, "ignore"),
-        ({"precision": "int4"}, "precision"),
+        ({"precisions": ["int4"]}, "precisions.0"),
         ({"preprocess": {"imgsz_hw": [64], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "preprocess.imgsz_hw"),
         ({"preprocess": None}, "preprocess"),
     ],
@@ -232,7 +232,13 @@ def parts(**changes: Any) -> dict[str, Any]:
     )
     image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     golden = [GoldenFrame(name="g", image_bgr=image, mask=image[:, :, 0])]
-    made = {"manifest": manifest, "model_bytes": b"graph", "golden": golden, "parity": {"agreement": 1.0}, "card": "#"}
+    made = {
+        "manifest": manifest,
+        "graphs": {"fp32": b"graph"},
+        "golden": golden,
+        "parity": {"agreement": 1.0},
+        "card": "#",
+    }
     return {**made, **changes}
 
 
@@ -251,6 +257,26 @@ def test_round_trip(tmp_path: Path) -> None:
         "golden/g.png",
         "golden/g.mask.png",
     }
+
+
+def test_other_precisions_are_files_of_their_own(tmp_path: Path) -> None:
+    manifest = parts()["manifest"].model_copy(update={"precisions": ("fp32", "fp16")})
+    worst = {"fp16": np.zeros((2, 4, 3), np.uint8)}
+    write_bundle(
+        tmp_path / "a.cdga", **parts(manifest=manifest, graphs={"fp32": b"g", "fp16": b"half"}, worst_bgr=worst)
+    )
+    bundle = Bundle.open(tmp_path / "a.cdga")
+    assert (bundle.graph("fp32"), bundle.graph("fp16"), bundle.model_bytes) == (b"g", b"half", b"g")
+    assert (bundle.path / "model.fp16.onnx").read_bytes() == b"half"
+    assert (bundle.path / "worst/fp16.png").is_file()
+    with pytest.raises(UsageError, match=r"no precision 'int8' in this bundle; use one of fp32, fp16, or export again"):
+        bundle.graph("int8")
+
+
+def test_a_graph_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
+    manifest = parts()["manifest"].model_copy(update={"precisions": ("fp32", "int8")})
+    with pytest.raises(ModelError, match=r"names int8, but there is no model\.int8\.onnx"):
+        write_bundle(tmp_path / "a.cdga", **parts(manifest=manifest))
 
 
 def test_write_refuses_what_exists_and_replaces_when_told(tmp_path: Path) -> None:
@@ -276,5 +302,5 @@ def test_full_disk_leaves_nothing(
     tmp_path: Path, full_disk_after: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     with full_disk_after(1000), pytest.raises(ResourceError):
-        write_bundle(tmp_path / "a.cdga", **parts(model_bytes=bytes(5000)))
+        write_bundle(tmp_path / "a.cdga", **parts(graphs={"fp32": bytes(5000)}))
     assert list(tmp_path.iterdir()) == []

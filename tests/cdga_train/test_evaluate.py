@@ -99,7 +99,7 @@ def test_one_count_gives_every_column() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--backend", "onnxruntime"], "--backend is for bundles"),
+        (["--backend", "onnxruntime"], "--backend and --precision are for bundles"),
         (["--device", "cdua"], "unknown device 'cdua'; use auto, cpu, cuda or cuda:N"),
         (["--protocol", "publshed"], "unknown protocol 'publshed'; did you mean 'published'?"),
         (["--protocol", ""], "use one of deployed, published"),

@@ -30,6 +30,7 @@ def run_evaluate(
     device: str,
     quiet: bool,
     protocol: str = "deployed",
+    precision: str = "fp32",
 ) -> tuple[Scores, str]:
     """Score ``model`` on ``data``; also returns what computed it. Only a checkpoint needs torch.
 
@@ -43,6 +44,7 @@ def run_evaluate(
         quiet: No progress bar.
         protocol: ``deployed``: argmax at the network's size, then nearest to the label's, as a bundle works.
             ``published``: probabilities bilinearly to the label's size, then argmax, as papers state mIoU.
+        precision: Which graph of a bundle.
 
     Raises:
         UsageError: No such protocol, or a model that cannot be scored so.
@@ -53,8 +55,8 @@ def run_evaluate(
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
         raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
     if not ((Path(model) / SUMS).is_file() or Path(model).suffix == ".cdga"):
-        if backend != "auto":
-            raise UsageError("--backend is for bundles; a checkpoint is scored by torch", where=model)
+        if backend != "auto" or precision != "fp32":
+            raise UsageError("--backend and --precision are for bundles; torch scores a checkpoint", where=model)
         return _score_checkpoint(model, data, split, classes, device=device, quiet=quiet, protocol=protocol)
     if protocol == "published":
         raise UsageError(
@@ -62,7 +64,7 @@ def run_evaluate(
             where=model,
             fix="name the checkpoint, or use --protocol deployed",
         )
-    with Segmenter(model, backend=backend, device=device) as segmenter:
+    with Segmenter(model, precision=precision, backend=backend, device=device) as segmenter:
         dataset = open_labelled(data, split, segmenter.imgsz)
         with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
             scores = evaluate(lambda image: segmenter(image).mask, dataset, classes, on_frame=advance)

@@ -1,0 +1,210 @@
+"""TensorRT and TensorRT for RTX on the GPU, from engines of our own cache alone.
+
+Nothing is allocated per frame but what is returned: memory on both sides and one stream are made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cdga_sdk.backends.base import refuse_foreign_graph
+from cdga_sdk.backends.choice import OnIncompatible
+from cdga_sdk.backends.cuda_device import PinnedBuffer, Stream
+from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, cache_folder
+from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, import_product, key_for_this_gpu
+from cdga_sdk.errors import CdgaError, ModelError, ResourceError, one_line
+from cdga_sdk.preprocess import UInt8Array
+
+__all__ = ["TensorRtBackend", "open_kept", "open_tensorrt", "split_batch", "wanted_key"]
+
+
+def open_tensorrt(
+    model_bytes: bytes, *, product: str, precision: str, on_incompatible: OnIncompatible, say: Callable[[str], None]
+) -> TensorRtBackend | None:
+    """The engine of this graph for this GPU, from the cache or built now, which takes minutes.
+
+    It is built with the flags that the newest kept engine of the graph was built with, else for single frames.
+
+    Args:
+        model_bytes: The ONNX file, verified.
+        product: ``tensorrt`` or ``tensorrt_rtx``.
+        precision: That of the graph.
+        on_incompatible: See `EngineCache.obtain`; ``fallback`` also passes over a missing GPU or library.
+        say: Takes the lines that tell what happens.
+
+    Returns:
+        The backend, or None when another runtime is to be taken.
+
+    Raises:
+        ResourceError: The library, the GPU or its memory is missing.
+        ModelError: The graph is refused, or no engine fits and ``on_incompatible`` is ``error``.
+    """
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
+    try:
+        here = key_for_this_gpu(sha256, precision=precision, product=product, flags=BuildFlags())
+        cache = EngineCache(cache_folder())
+        key = wanted_key(here, [s.key for s in cache.sidecars()])
+        build = partial(build_plan, model_bytes, key, say=say)
+        engine = cache.obtain(key, build, on_incompatible=on_incompatible, say=say)
+        return None if engine is None else TensorRtBackend(engine)
+    except ResourceError as error:
+        if on_incompatible != "fallback":
+            raise
+        say(f"{error.what}; running without TensorRT")
+        return None
+
+
+def open_kept(model_bytes: bytes) -> TensorRtBackend | None:
+    """The backend of an engine of this very graph that is kept and fits this GPU; builds and says nothing."""
+    sha256, folder = hashlib.sha256(model_bytes).hexdigest(), cache_folder()
+    if not folder.is_dir():
+        return None
+    try:
+        cache = EngineCache(folder)
+        kept = [s.key for s in cache.sidecars() if s.onnx_sha256 == sha256]
+        for product, precision in dict.fromkeys((k.product, k.precision) for k in kept):
+            here = key_for_this_gpu(sha256, precision=precision, product=product, flags=BuildFlags())
+            if engine := cache.load(wanted_key(here, kept)):
+                return TensorRtBackend(engine)
+    except CdgaError:  # no GPU, no library, a cache that is not ours: another runtime serves
+        return None
+    return None
+
+
+def wanted_key(here: EngineKey, kept: list[EngineKey]) -> EngineKey:
+    """``here``, with the flags of a kept engine of the same graph: one that fits if there is, else the newest."""
+    flags = ("batch", "workspace_gib", "hw_compat", "version_compatible")
+    same = [
+        k for k in kept if (k.onnx_sha256, k.product, k.precision) == (here.onnx_sha256, here.product, here.precision)
+    ]
+    alike = [here.model_copy(update={name: getattr(k, name) for name in flags}) for k in same]
+    return next((a for a, k in zip(alike, same, strict=True) if a == k), alike[0] if alike else here)
+
+
+def split_batch(num_frames: int, lowest: int, highest: int) -> Iterator[tuple[slice, int]]:
+    """Cut a batch into parts that an engine takes.
+
+    Args:
+        num_frames: Frames there are.
+        lowest: Fewest that the engine takes at once.
+        highest: Most that it takes.
+
+    Yields:
+        The frames of a part, and the batch it runs as: more than the part has where it is smaller than ``lowest``.
+    """
+    for start in range(0, num_frames, highest):
+        stop = min(start + highest, num_frames)
+        yield slice(start, stop), max(stop - start, lowest)
+
+
+class TensorRtBackend:
+    """Runs an engine; see `Backend`. Calls from several threads take turns.
+
+    Args:
+        engine: As the cache hands it out. Bytes from elsewhere are never deserialised: they would be run.
+
+    Raises:
+        ResourceError: The library, the GPU or its memory is missing.
+        ModelError: TensorRT refuses the engine.
+    """
+
+    def __init__(self, engine: VerifiedEngine) -> None:
+        key = engine.sidecar.key
+        self.name = f"{key.product} cuda {key.precision}"
+        self._lock = threading.Lock()
+        self._held = ExitStack()
+        self._context: Any = None
+        self._alive: tuple[Any, ...] = ()
+        self._buffers: dict[str, PinnedBuffer] = {}
+        try:
+            self._open(import_product(key.product), engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, trt: Any, engine: VerifiedEngine) -> None:
+        log = trt.Logger(trt.Logger.ERROR)
+        runtime = trt.Runtime(log)
+        if engine.sidecar.version_compatible:  # such a plan brings the runtime's code with it; it is of our own making
+            runtime.engine_host_code_allowed = True
+        plan = runtime.deserialize_cuda_engine(engine.data)
+        context = None if plan is None else plan.create_execution_context()
+        if plan is None or context is None:
+            raise ModelError(
+                f"{engine.sidecar.product} {engine.sidecar.version} refuses the engine, or the GPU has no memory left",
+                fix="free memory on the GPU, or use --backend onnxruntime",
+            )
+        self._context, self._alive = context, (log, runtime, plan)
+        self._lowest, self._highest, self._size = _profile(trt, plan)
+        self._stream = Stream(self._held)
+        height, width = self._size
+        pixels = self._highest * height * width
+        sizes = {"frame": 3 * pixels, "mask": pixels, "conf": pixels}
+        self._buffers = {name: PinnedBuffer(size, self._held) for name, size in sizes.items()}
+        for name, buffer in self._buffers.items():
+            if not context.set_tensor_address(name, buffer.device):
+                raise ModelError(f"TensorRT takes no memory for {name}")
+
+    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+        """Segment frames; see `Backend.infer`."""
+        num_frames, *size, _ = frames_NHWC.shape
+        assert tuple(size) == self._size, f"frames are {size}, the engine takes {self._size}"
+        mask_NHW, conf_NHW = (np.empty(frames_NHWC.shape[:3], np.uint8) for _ in range(2))
+        with self._lock:
+            for part, batch in split_batch(num_frames, self._lowest, self._highest):
+                self._run(frames_NHWC[part], batch, mask_NHW[part], conf_NHW[part])
+        return mask_NHW, conf_NHW
+
+    def _run(self, frames_NHWC: UInt8Array, batch: int, mask_NHW: UInt8Array, conf_NHW: UInt8Array) -> None:
+        """Run one part, and fill ``mask_NHW`` and ``conf_NHW``."""
+        frame, stream = self._buffers["frame"], self._stream
+        frame.host[: frames_NHWC.size].reshape(frames_NHWC.shape)[:] = frames_NHWC
+        stream.upload(frame, frames_NHWC.size)
+        self.enqueue(batch)
+        for name, out in (("mask", mask_NHW), ("conf", conf_NHW)):
+            stream.download(self._buffers[name], out.size)
+        stream.wait()
+        for name, out in (("mask", mask_NHW), ("conf", conf_NHW)):
+            out[:] = self._buffers[name].host[: out.size].reshape(out.shape)
+
+    def enqueue(self, batch: int) -> None:
+        """Queue the network on what was uploaded last, without copies; `wait` ends it. For measuring.
+
+        Raises:
+            ResourceError: The GPU refuses.
+        """
+        context = self._context
+        if not (
+            context.set_input_shape("frame", (batch, *self._size, 3)) and context.execute_async_v3(self._stream.handle)
+        ):
+            raise ResourceError(f"TensorRT could not run a batch of {batch}", fix="use --backend onnxruntime")
+
+    def wait(self) -> None:
+        """Return when the GPU has done all that was queued."""
+        self._stream.wait()
+
+    def close(self) -> None:
+        """Free the engine and all its memory; closing twice is harmless."""
+        with self._lock:
+            self._context, self._alive = None, ()
+            self._buffers = {}  # whose views of memory must not outlive it
+            self._held.close()
+
+
+def _profile(trt: Any, plan: Any) -> tuple[int, int, tuple[int, int]]:
+    """Smallest and largest batch, height and width that an engine takes; its tensors are a bundle's."""
+    names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
+    going_in = [n for n in names if plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+    refuse_foreign_graph(going_in, [n for n in names if n not in going_in])
+    kinds = {n: plan.get_tensor_dtype(n) for n in names}
+    if set(kinds.values()) != {trt.DataType.UINT8}:
+        raise ModelError(f"the engine's tensors are {one_line(kinds)}, wanted uint8", fix="export it again")
+    low, _, high = (tuple(shape) for shape in plan.get_tensor_profile_shape("frame", 0))
+    return low[0], high[0], (high[1], high[2])

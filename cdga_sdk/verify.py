@@ -1,0 +1,97 @@
+"""``cdga verify``: does a bundle say here, on this machine and runtime, what the trained network said?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from cdga_sdk.backends.choice import open_backend
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.errors import GateError
+
+__all__ = ["Verification", "refuse_below_gate", "verify"]
+
+_WARM_UP: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What replaying the golden frames showed.
+
+    Attributes:
+        model: The bundle's folder.
+        backend: Runtime, device and precision.
+        agreement: Share of pixels with the golden masks' class, by frame.
+        min_agreement: The gate that every frame must reach: the one the export had.
+        latency_ms: Median time of one frame, after two to warm up: frame in, mask and confidence out.
+        slowest_ms: The longest.
+    """
+
+    model: str
+    backend: str
+    agreement: Mapping[str, float]
+    min_agreement: float
+    latency_ms: float
+    slowest_ms: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+
+def verify(model: str | Path, *, precision: str = "fp32", backend: str = "auto", device: str = "auto") -> Verification:
+    """Replay a bundle's golden frames.
+
+    Raises:
+        CdgaError: As `cdga_sdk.Segmenter` does.
+    """
+    bundle = Bundle.open(model)
+    runtime = open_backend(bundle.graph(precision), precision=precision, backend=backend, device=device)
+    agreement, times_ms = {}, []
+    frames = bundle.golden_frames()
+    try:
+        for number, golden in enumerate([*frames[:1] * _WARM_UP, *frames]):
+            frame_1HWC = np.ascontiguousarray(golden.image_bgr[np.newaxis, :, :, ::-1])
+            started = time.perf_counter()
+            mask_1HW, _ = runtime.infer(frame_1HWC)
+            if number >= _WARM_UP:
+                times_ms.append(1000 * (time.perf_counter() - started))
+                agreement[golden.name] = float((mask_1HW[0] == golden.mask).mean())
+    finally:
+        runtime.close()
+    return Verification(
+        model=str(bundle.path),
+        backend=runtime.name,
+        agreement=agreement,
+        min_agreement=_gate(bundle, precision),
+        latency_ms=round(median(times_ms), 3),
+        slowest_ms=round(max(times_ms), 3),
+    )
+
+
+def refuse_below_gate(found: Verification) -> None:
+    """Hold what was found against the gate.
+
+    Raises:
+        GateError: A frame is below it.
+    """
+    worst = min(found.agreement, key=lambda name: found.agreement[name])
+    if found.agreement[worst] < found.min_agreement:
+        raise GateError(
+            f"{found.backend} gives {100 * found.agreement[worst]:.3f} % of the golden mask's pixels on frame {worst}, "
+            f"wanted {100 * found.min_agreement:.2f} %",
+            where=found.model,
+            fix="use another --backend or --precision, or update the driver; the bundle itself is undamaged",
+        )
+
+
+def _gate(bundle: Bundle, precision: str) -> float:
+    report = bundle.parity[precision]
+    assert isinstance(report, Mapping)
+    return float(report["min_agreement"])
