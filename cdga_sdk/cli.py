@@ -332,10 +332,10 @@ def check_data(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint or the folder of a run.")],
+    model: Annotated[str, typer.Argument(help="A bundle, an engine, a checkpoint or the folder of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
-    """Say what a bundle or a checkpoint is, after verifying it."""
+    """Say what a bundle, an engine or a checkpoint is, after verifying it."""
     from cdga_sdk.info import describe
 
     facts = describe(Path(model))

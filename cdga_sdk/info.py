@@ -1,4 +1,4 @@
-"""``cdga info``: what a bundle or a checkpoint is."""
+"""``cdga info``: what a bundle, an engine or a checkpoint is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ __all__ = ["describe"]
 
 
 def describe(path: Path) -> dict[str, object]:
-    """Facts of a verified bundle or checkpoint, by name.
+    """Facts of a verified bundle, engine or checkpoint, by name.
 
     Raises:
-        CdgaError: As `Bundle.open` or `cdga_train.checkpoint.load_checkpoint` do.
+        CdgaError: As `Bundle.open`, `cdga_sdk.backends.engine_cache.read_engine` or `cdga_train.checkpoint.load_checkpoint` do.
     """
     if (path / SUMS).is_file() or path.suffix == ".cdga":
         return _describe_bundle(Bundle.open(path))
+    if path.suffix == ".engine":
+        return _describe_engine(path)
     from cdga_train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
@@ -51,6 +53,13 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         **{f"{precision}_parity": _parity_line(report) for precision, report in bundle.parity.items()},
         **origin,
     }
+
+
+def _describe_engine(path: Path) -> dict[str, object]:
+    """What the sidecar says of an engine whose hash is right; the engine itself is code, and is not loaded."""
+    from cdga_sdk.backends.engine_cache import read_engine
+
+    return {"kind": "engine", "path": str(path), **read_engine(path).sidecar.model_dump()}
 
 
 def _size(imgsz_hw: tuple[int, int]) -> str:

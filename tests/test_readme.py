@@ -97,6 +97,18 @@ def test_the_reference_table_is_the_json() -> None:
     assert rows_below("| network input | mIoU, % | plain PyTorch | pixel accuracy, % | plain PyTorch |") == wanted
 
 
+def test_the_precisions_table_is_the_json() -> None:
+    wanted = []
+    for row in results("export_precisions.json")["rows"]:
+        height, width = row["imgsz_hw"]
+        found = ["refused", "-", "-"]
+        if row["passed"]:
+            worst, size_mb = 100 * row["worst_frame_agreement"], row["size_bytes"] / 1e6
+            found = [f"{worst:.2f}", f"{row['miou']:.2f}", f"{size_mb:.1f}"]
+        wanted.append(f"| {width}x{height} | {row['precision']} | {' | '.join(found)} |")
+    assert rows_below("| network input | precision | agreement, worst golden frame, % | mIoU, % | MB |") == wanted
+
+
 def test_the_first_look_s_table_is_the_json() -> None:
     study = results(FIRST_LOOK)
     labels = {

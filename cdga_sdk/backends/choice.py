@@ -72,10 +72,8 @@ def _tensorrt(model_bytes: bytes, product: str, precision: str, on_incompatible:
 
 
 def _kept_tensorrt(model_bytes: bytes) -> Backend | None:
-    try:
-        from cdga_sdk.backends.tensorrt_engine import open_kept
-    except MissingExtraError:
-        return None
+    from cdga_sdk.backends.tensorrt_engine import open_kept
+
     return open_kept(model_bytes)
 
 

@@ -32,11 +32,6 @@ from cdga_sdk.atomic import error_from_os, write_bytes
 from cdga_sdk.backends.choice import OnIncompatible
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, MissingExtraError, ModelError, UsageError
 
-try:
-    import filelock
-except ImportError as error:
-    raise MissingExtraError("filelock", "trt") from error
-
 __all__ = [
     "EngineCache",
     "EngineKey",
@@ -295,6 +290,10 @@ class EngineCache:
 
     @contextmanager
     def _lock(self, key: EngineKey, say: Callable[[str], None]) -> Iterator[None]:
+        try:
+            import filelock
+        except ImportError as error:
+            raise MissingExtraError("filelock", "trt") from error
         # The operating system's lock: it goes with the process that holds it, however that ends.
         lock = filelock.FileLock(self.folder / f"{key.digest}.lock")
         try:

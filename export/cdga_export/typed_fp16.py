@@ -3,9 +3,9 @@
 Weights and activations of the network become float16; what is sensitive stays float32: normalisation of the frame,
 resizing, linear attention, and everything from the logits on (upsampling, argmax, confidence).
 
-That alone is not enough where activations are nearly constant: a 1x1 convolution that takes the difference of large
-numbers (after a folded BatchNorm its weights reach 90 and its bias 140, for outputs near 1) makes rounding errors 30
-times larger than they were. Such convolutions get their input less its mean. In exact arithmetic nothing changes,
+That alone is not enough where activations are nearly constant: a 1x1 convolution that takes differences of them (after a
+folded BatchNorm its weights and bias may be tens of times larger than its outputs) makes rounding errors that much
+larger. Such convolutions get their input less its mean. In exact arithmetic nothing changes,
 
     W x + b = W (x - m) + (b + W m),
 

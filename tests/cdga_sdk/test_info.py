@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from cdga_sdk.backends.engine_cache import EngineKey, write_engine
 from cdga_sdk.bundle import Bundle
+from cdga_sdk.cli import run
 from cdga_sdk.errors import InputError, IntegrityError, ModelError
 from cdga_sdk.info import describe
 
@@ -46,3 +49,30 @@ def test_refusals(own_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no checkpoint")
     with pytest.raises(ModelError):
         describe(tmp_path / "text.pt")
+
+
+def test_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = EngineKey(
+        onnx_sha256="ab" * 32,
+        precision="fp16",
+        product="tensorrt",
+        version="11.4.0.106",
+        sm="89",
+        gpu="NVIDIA L4",
+        driver="590.1",
+        batch="1:4:8",
+        workspace_gib=None,
+        hw_compat="none",
+        version_compatible=False,
+    )
+    path = tmp_path / "model.sm89.engine"
+    write_engine(path, key, lambda: b"a plan")
+    facts = describe(path)
+    assert (facts["kind"], facts["gpu"], facts["sm"], facts["batch"]) == ("engine", "NVIDIA L4", "89", "1:4:8")
+    assert facts["engine_sha256"] == hashlib.sha256(b"a plan").hexdigest()
+    assert run(["info", str(path)]) == 0
+    assert "version             11.4.0.106\n" in capsys.readouterr().out
+    path.write_bytes(b"A plan")
+    assert run(["info", str(path)]) == 5
+    assert "bytes were changed since it was built" in capsys.readouterr().err
+    assert run(["info", str(tmp_path / "none.engine")]) == 3
