@@ -14,7 +14,8 @@ def describe(path: Path) -> dict[str, object]:
     """Facts of a verified bundle, engine or checkpoint, by name.
 
     Raises:
-        CdgaError: As `Bundle.open`, `cdga_sdk.backends.engine_cache.read_engine` or `cdga_train.checkpoint.load_checkpoint` do.
+        CdgaError: As `Bundle.open`, `cdga_sdk.backends.engine_cache.read_engine` or
+            `cdga_train.checkpoint.load_checkpoint` do.
     """
     if (path / SUMS).is_file() or path.suffix == ".cdga":
         return _describe_bundle(Bundle.open(path))

@@ -245,7 +245,7 @@ def _parse(parser: Any, network: Any, model_bytes: bytes) -> None:
         # The parser's own line comes first and says little; the one below it tells what was wrong with the node.
         raise ModelError(
             f"TensorRT refuses the graph ({node}{one_line(reason[min(1, len(reason) - 1)])[:300]})",
-            fix="use another --precision, or ONNX Runtime, which needs no engine",
+            fix="use another --precision or GPU, or ONNX Runtime, which needs no engine",
         )
     # Bytes that are no model at all may parse, as a network of nothing.
     refuse_foreign_graph(
@@ -275,7 +275,7 @@ def _config(trt: Any, builder: Any, network: Any, key: EngineKey) -> Any:
     if -1 in size:
         raise ModelError(
             "the graph's height and width are open, an engine is built for one size",
-            fix="export without --dynamic-size",
+            fix="export it with cdga export, which fixes height and width",
         )
     profile = builder.create_optimization_profile()
     profile.set_shape(frame.name, *((batch, *size) for batch in parse_batch(key.batch)))
@@ -330,5 +330,6 @@ def _refusal(errors: list[str]) -> ModelError | ResourceError:
             fix="free memory on the GPU, or use a smaller --workspace or --batch",
         )
     return ModelError(
-        f"TensorRT could not build ({reason})", fix="use another --precision, or ONNX Runtime, which needs no engine"
+        f"TensorRT could not build ({reason})",
+        fix="use another --precision or GPU, or ONNX Runtime, which needs no engine",
     )

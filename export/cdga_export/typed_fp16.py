@@ -3,8 +3,8 @@
 Weights and activations of the network become float16; what is sensitive stays float32: normalisation of the frame,
 resizing, linear attention, and everything from the logits on (upsampling, argmax, confidence).
 
-That alone is not enough where activations are nearly constant: a 1x1 convolution that takes differences of them (after a
-folded BatchNorm its weights and bias may be tens of times larger than its outputs) makes rounding errors that much
+That alone is not enough where activations are nearly constant: a 1x1 convolution that takes differences of them (after
+a folded BatchNorm its weights and bias may be tens of times larger than its outputs) makes rounding errors that much
 larger. Such convolutions get their input less its mean. In exact arithmetic nothing changes,
 
     W x + b = W (x - m) + (b + W m),

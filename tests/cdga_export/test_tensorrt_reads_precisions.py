@@ -1,0 +1,34 @@
+"""fp16 and int8-trt graphs of each family of networks, parsed and built by TensorRT for RTX, without a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import pytest
+import torch
+
+from cdga_export.quantize import quantized
+from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
+from cdga_export.typed_fp16 import channel_statistics, typed_fp16
+from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, key_ahead_of_time
+from cdga_train.models.registry import NETWORKS
+from tests.cdga_export.test_to_onnx import MANIFEST, calibrated
+from tests.cdga_export.test_typed_fp16 import FRAMES, SEEN
+
+pytest.importorskip("tensorrt_rtx", reason="needs the package tensorrt-rtx")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-trt"])
+@pytest.mark.parametrize("name", ["efficientvit_b0", "lraspp_mobilenet_v3", "deeplabv2_resnet50"])
+def test_a_graph_is_parsed_and_built(name: str, precision: Literal["fp16", "int8-trt"]) -> None:
+    torch.manual_seed(3)
+    fp32 = onnx_from_fused(calibrated(NETWORKS[name].build(19), FRAMES), MANIFEST)
+    model = onnx_of(fp32)
+    statistics = channel_statistics(model, SEEN)
+    made = typed_fp16(model, statistics) if precision == "fp16" else quantized(model, SEEN, statistics, "tensorrt")
+    graph = checked_bytes(made)
+    sha256 = hashlib.sha256(graph).hexdigest()
+    for sm in ("89", "120"):
+        key = key_ahead_of_time(sha256, precision=precision, sm=sm, flags=BuildFlags())
+        assert len(build_plan(graph, key)) > 100_000
