@@ -254,7 +254,7 @@ def evaluate(
     )
     if as_json:
         facts = {"model": model, "data": data, "split": split, "classes": classes, "backend": used}
-        print(json.dumps(_scores_record(scores, facts | {"protocol": protocol})))  # noqa: T201
+        _print_json(_scores_record(scores, facts | {"protocol": protocol}))
     elif not quiet:
         _print_scores(scores, f"{model} on {data} {split}, {classes} classes, {used}, {protocol} protocol")
     refuse_below(scores, min_miou)
@@ -275,7 +275,7 @@ def verify(
 
     found = verified(model, precision=precision, backend=backend, device=device)
     if as_json:
-        print(json.dumps(found.as_dict()))  # noqa: T201
+        _print_json(found.as_dict())
     elif not quiet:
         worst = 100 * min(found.agreement.values())
         typer.echo(
@@ -340,7 +340,7 @@ def info(
 
     facts = describe(Path(model))
     if as_json:
-        print(json.dumps(facts))  # noqa: T201
+        _print_json(facts)
         return
     width = max(map(len, facts))
     for key, value in facts.items():
@@ -421,6 +421,10 @@ def _interrupted() -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+
+
+def _print_json(record: dict[str, object]) -> None:
+    print(json.dumps(record))  # noqa: T201 - data for another program is what stdout is for
 
 
 def _scores_record(scores: Scores, facts: dict[str, str]) -> dict[str, object]:

@@ -50,6 +50,19 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export_checkpoint(tiny_run, tmp_path_factory.mktemp("bundle") / "tiny.cdga").bundle.path
 
 
+@pytest.fixture
+def without_gpu() -> None:
+    """What is told where there is no GPU can be seen only there."""
+    from cdga_sdk.backends.cuda_device import gpu_facts
+    from cdga_sdk.errors import ResourceError
+
+    try:
+        gpu_facts()
+    except ResourceError:
+        return
+    pytest.skip("this machine has a GPU")
+
+
 def shared_or_skip(place: str) -> Path:
     """A file or folder of the data kept beside the repository; skips the test where it is absent."""
     path = SHARED / place

@@ -212,7 +212,7 @@ def _error_log(trt: Any) -> Any:
     """A logger that keeps what went wrong, for one line of ours, and prints nothing."""
     serious = {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}
 
-    class ErrorLog(trt.ILogger):  # type: ignore[misc]
+    class ErrorLog(trt.ILogger):  # type: ignore[misc]  # the package is untyped
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -293,14 +293,14 @@ def _read_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> N
     if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - a C++ signature
         return
     say(f"{path}: of another GPU or TensorRT: the timing cache is begun anew")
-    config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
+    config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003 - a C++ signature
 
 
 def _build_interruptibly(trt: Any, builder: Any, network: Any, config: Any) -> Any:
     """Build in a thread of its own: TensorRT lets go of the interpreter meanwhile, so that signals still arrive."""
     stopped = threading.Event()
 
-    class Watch(trt.IProgressMonitor):  # type: ignore[misc]
+    class Watch(trt.IProgressMonitor):  # type: ignore[misc]  # the package is untyped
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 

@@ -21,12 +21,11 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from cdga_export.typed_fp16 import ChannelStatistics, amplification
+from cdga_export.typed_fp16 import MAX_AMPLIFICATION, ChannelStatistics, amplification, convolutions
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["kept_in_float", "quantized"]
 
-_MAX_AMPLIFICATION: Final = 2.0
 # TensorRT's parser wants the pairs on weights too and cannot take a quantised bias.
 _FOR_TENSORRT: Final = {"ActivationSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True}
 
@@ -66,7 +65,7 @@ def quantized(
             _Frames(frames_rgb),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
-            nodes_to_quantize=[n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in left],
+            nodes_to_quantize=[c.name for c in convolutions(model) if c.name not in left],
             per_channel=True,
             activation_type=QuantType.QUInt8 if is_for_cpu else QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -78,11 +77,11 @@ def quantized(
 def kept_in_float(model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics]) -> frozenset[str]:
     """Names of the convolutions that are not worth, or not fit for, 8 bits."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    kept = {convolutions[0].name, convolutions[-1].name}
-    for conv in convolutions:
+    in_order = convolutions(model)
+    kept = {in_order[0].name, in_order[-1].name}
+    for conv in in_order:
         weight = numpy_helper.to_array(constants[conv.input[1]]).astype(np.float64)
-        if amplification(weight, statistics[conv.input[0]], statistics[conv.output[0]]) > _MAX_AMPLIFICATION:
+        if amplification(weight, statistics[conv.input[0]], statistics[conv.output[0]]) > MAX_AMPLIFICATION:
             kept.add(conv.name)
     return frozenset(kept)
 

@@ -28,7 +28,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["ChannelStatistics", "channel_statistics", "typed_fp16"]
+__all__ = [
+    "MAX_AMPLIFICATION",
+    "ChannelStatistics",
+    "amplification",
+    "channel_statistics",
+    "convolutions",
+    "typed_fp16",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,7 +47,8 @@ _POINTWISE: Final = frozenset({"Clip", "HardSigmoid", "HardSwish", "Relu"})
 # Nodes bear the names of the modules that they came from.
 _NETWORK: Final = "/network/"
 _FP32_SCOPES: Final = ("/context_module/",)
-_MAX_AMPLIFICATION: Final = 2.0
+MAX_AMPLIFICATION: Final = 2.0
+"""Convolutions that make rounding errors larger than this are treated apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ def channel_statistics(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array])
     """
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    names = list(dict.fromkeys(n for c in _convolutions(model) for n in (c.input[0], c.output[0])))
+    names = list(dict.fromkeys(n for c in convolutions(model) for n in (c.input[0], c.output[0])))
     probed.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "probe_axes"))
     outputs = []
     for name in names:  # only the sums leave the graph: all the activations themselves would fill gigabytes
@@ -116,7 +124,7 @@ class _Rewrite:
         self._made: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
         self._added: list[TensorProto] = []
-        self._centred_in = {c.name for c in _convolutions(model) if self._is_ill(c)}
+        self._centred_in = {c.name for c in convolutions(model) if self._is_ill(c)}
         self._centred_out, self._kept = self._leading_to_centred()
 
     def done(self) -> onnx.ModelProto:
@@ -184,20 +192,20 @@ class _Rewrite:
             return False
         statistics = self._statistics
         found = amplification(self._values(conv.input[1]), statistics[conv.input[0]], statistics[conv.output[0]])
-        return found > _MAX_AMPLIFICATION
+        return found > MAX_AMPLIFICATION
 
     def _leading_to_centred(self) -> tuple[set[str], set[str]]:
         """Convolutions before the centred ones, and the operators in between, which stay in float32."""
         maker = {name: node for node in self._model.graph.node for name in node.output}
-        convolutions, between = set(), set()
-        for conv in _convolutions(self._model):
+        before, between = set(), set()
+        for conv in convolutions(self._model):
             node = maker.get(conv.input[0]) if conv.name in self._centred_in else None
             while node is not None and node.op_type in _POINTWISE:
                 between.add(node.name)
                 node = maker.get(node.input[0])
             if node is not None and node.op_type == "Conv":
-                convolutions.add(node.name)
-        return convolutions, between
+                before.add(node.name)
+        return before, between
 
     def _values(self, name: str) -> FloatArray:
         return numpy_helper.to_array(self._constants[name]).astype(np.float64)
@@ -225,7 +233,8 @@ class _Rewrite:
         return result
 
 
-def _convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolutions of a graph, in its order."""
     return [node for node in model.graph.node if node.op_type == "Conv"]
 
 

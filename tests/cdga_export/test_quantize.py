@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -10,12 +11,11 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from cdga_export import export as export_module
 from cdga_export.export import ExportOptions, export_checkpoint
 from cdga_export.quantize import kept_in_float, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
-from cdga_export.typed_fp16 import ChannelStatistics, channel_statistics
-from cdga_sdk.bundle import Bundle
+from cdga_export.typed_fp16 import ChannelStatistics, channel_statistics, convolutions, typed_fp16
+from cdga_sdk.bundle import Bundle, write_bundle
 from cdga_sdk.cli import run
 from cdga_sdk.errors import GateError
 from cdga_sdk.image import read_image_bgr
@@ -37,21 +37,19 @@ def statistics(fp32: onnx.ModelProto) -> Statistics:
     return channel_statistics(fp32, SEEN)
 
 
-def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == "Conv"]
-
-
 def in_8_bits(model: onnx.ModelProto) -> set[str]:
     made_by = {node.output[0]: node.op_type for node in model.graph.node}
     return {conv.name for conv in convolutions(model) if made_by.get(conv.input[0]) == "DequantizeLinear"}
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "tensorrt"])
-def test_all_convolutions_but_those_kept(fp32: onnx.ModelProto, statistics: Statistics, runtime: str) -> None:
+def test_all_convolutions_but_those_kept(
+    fp32: onnx.ModelProto, statistics: Statistics, runtime: Literal["cpu", "tensorrt"]
+) -> None:
     left = kept_in_float(fp32, statistics)
     names = [conv.name for conv in convolutions(fp32)]
     assert {names[0], names[-1]} <= left
-    small = quantized(fp32, SEEN, statistics, runtime)  # type: ignore[arg-type]  # one of the two words
+    small = quantized(fp32, SEEN, statistics, runtime)
     assert in_8_bits(small) == set(names) - left
     assert len(names) - len(left) > 20
     # TensorRT's form keeps float weights and rounds them in the graph; the engine is what is small.
@@ -93,24 +91,43 @@ def test_what_the_gate_refuses_is_shown_and_not_written(tiny_run: Path, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["a.cdga.refused.int8.png"]
 
 
-def test_from_the_command_line(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_network_that_has_hardly_learned_is_refused_in_fp16(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Twelve iterations leave many pixels between two classes: the gate is set for trained networks.
-    monkeypatch.setattr(export_module, "MIN_AGREEMENT", {"fp32": 0.9999, "fp16": 0.99})
     output = tmp_path / "a.cdga"
-    words = ["export", str(tiny_run), "-o", str(output), "--precision", "fp16", "--calib", "streets:dusk"]
-    code = run(words)
-    error = capsys.readouterr().err
-    assert code == 0, error
-    assert "onnxruntime cpu fp16 = torch" in error
-    bundle = Bundle.open(output)
-    assert bundle.manifest.precisions == ("fp32", "fp16")
+    assert run(["export", str(tiny_run), "-o", str(output), "--precision", "fp16", "--calib", "streets:dusk"]) == 7
+    assert "onnxruntime cpu fp16 differs from torch" in capsys.readouterr().err  # many pixels lie between two classes
+    assert [p.name for p in tmp_path.iterdir()] == ["a.cdga.refused.fp16.png"]
+
+
+def test_published_weights_from_the_command_line(
+    city_weights: Path, camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "a.cdga"
+    origin = ["--weights", str(city_weights), "--model", "efficientvit_b0", "--imgsz", "352,480"]
+    assert run(["export", *origin, "-o", str(output), "--precision", "fp16", "--golden", f"camvid:{camvid}"]) == 0
+    assert "onnxruntime cpu fp16 = torch" in capsys.readouterr().err
+    assert Bundle.open(output).manifest.precisions == ("fp32", "fp16")
     assert (output / "worst/fp16.png").is_file()
     assert "| fp16 | `model.fp16.onnx` |" in (output / "CARD.md").read_text()
-    clip = tmp_path / "frame.png"
-    clip.write_bytes((output / "golden" / f"{bundle.golden_frames()[0].name}.png").read_bytes())
-    segment = ["segment", str(clip), "--model", str(output), "--save", "masks", "-o", str(tmp_path / "out"), "--quiet"]
-    assert run([*segment, "--precision", "fp16", "--backend", "onnxruntime"]) == 0
-    assert run([*segment, "--precision", "int8"]) == 2
+
+
+def test_a_precision_is_chosen_where_the_bundle_is_used(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Bundle.open(tiny_bundle)
+    frames, model = plain.golden_frames(), onnx_of(plain.model_bytes)
+    statistics = channel_statistics(model, [np.ascontiguousarray(f.image_bgr[:, :, ::-1]) for f in frames])
+    bundle = write_bundle(
+        tmp_path / "a.cdga",
+        manifest=plain.manifest.model_copy(update={"precisions": ("fp32", "fp16")}),
+        graphs={"fp32": plain.model_bytes, "fp16": checked_bytes(typed_fp16(model, statistics))},
+        golden=frames,
+        parity=plain.parity,
+        card="#",
+    )
+    image = bundle.path / "golden" / f"{frames[0].name}.png"
+    segment = ["segment", str(image), "--model", str(bundle.path), "--save", "masks", "-o", str(tmp_path / "out")]
+    assert run([*segment, "--quiet", "--precision", "fp16", "--backend", "onnxruntime"]) == 0
+    assert run([*segment, "--quiet", "--precision", "int8"]) == 2
     assert "no precision 'int8' in this bundle; use one of fp32, fp16" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from cdga_export.to_tensorrt import USUAL_SMS, build_engines, engine_path, engine_request
-from cdga_sdk.backends.cuda_device import gpu_facts
 from cdga_sdk.backends.engine_cache import read_engine, sidecar_path
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import run
@@ -20,15 +19,6 @@ from cdga_sdk.errors import ModelError, ResourceError, UsageError
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CDGA_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def without_gpu() -> None:
-    try:
-        gpu_facts()
-    except ResourceError:
-        return
-    pytest.skip("this machine has a GPU")
 
 
 def request(**words: Any) -> Any:

@@ -36,15 +36,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def without_gpu() -> None:
-    try:
-        gpu_facts()
-    except ResourceError:
-        return
-    pytest.skip("this machine has a GPU")
-
-
 def key(**fields: object) -> EngineKey:
     record: dict[str, object] = {
         "onnx_sha256": "ab" * 32,
