@@ -83,6 +83,8 @@ class InputBlock(_Block):
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
     batch: Literal["dynamic"] = "dynamic"
+    batch_range: tuple[int, int] = (1, 1)
+    """The smallest and the largest batch that parity was proven at."""
 
 
 class OutputsBlock(_Block):

@@ -120,6 +120,10 @@ def export(
     calib: Annotated[
         str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")
     ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
+    ] = None,
+    classes: Annotated[str, typer.Option(help="Of --score: 19, 16, 13 or common11.")] = "19",
     trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
     trt_rtx: TrtRtx = False,
     sm: Annotated[str | None, typer.Option(help="Compute capabilities for --trt-rtx, 86,89,120 by default.")] = None,
@@ -156,6 +160,8 @@ def export(
         precision=precision,
         golden=golden,
         calib=calib,
+        score=score,
+        score_classes=classes,
         overwrite=exist_ok,
         quiet=quiet,
     )

@@ -28,10 +28,12 @@ def render_card(manifest: Manifest, parity: Mapping[Precision, ParityReport], gr
     fp32 = parity["fp32"]
     rows = "\n".join(
         f"| {precision} | `{graph_file(precision)}` | {len(graphs[precision]) / 1e6:.2f} MB "
-        f"| {100 * report.agreement:.4f} % | {100 * min(f.agreement for f in report.frames):.4f} % "
-        f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % |"
+        f"| {100 * report.agreement:.4f} % | {100 * report.worst_agreement:.4f} % "
+        f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % "
+        f"| {100 * report.image_agreement:.3f} % |"
         for precision, report in parity.items()
     )
+    notes = "".join(_note(precision, report) for precision, report in parity.items())
     return f"""# {origin.model}, {width}x{height}
 
 Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".join(manifest.names)}).
@@ -48,9 +50,13 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
 Pixels that have the same class as {fp32.reference} gives them, on {len(fp32.frames)} golden frames; run by ONNX Runtime
 on a CPU. Figures per frame and class are in `parity.json`, pictures of the worst frames in `worst/`.
 
-| precision | file | size | agreement | worst frame | gate, every frame | near boundaries |
-|---|---|---|---|---|---|---|
+| precision | file | size | agreement | worst frame | gate, every frame | near boundaries | image in |
+|---|---|---|---|---|---|---|---|
 {rows}
+
+"Image in" is against torch when torch resizes too, in floating point: what it has less than "agreement" is the
+resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_range[1]} frames were proven.
+{notes}
 
 ## Limits
 
@@ -59,3 +65,12 @@ on a CPU. Figures per frame and class are in `parity.json`, pictures of the wors
 - Not a safety system. Small and distant people, and anything outside the classes, are missed.
 - The data that the weights were trained on keeps its own licence.
 """
+
+
+def _note(precision: Precision, report: ParityReport) -> str:
+    lines = f"\n- {precision}: {report.arithmetic}." if report.arithmetic else ""
+    if report.labels is not None:
+        found = report.labels
+        lines += f"\n- {precision}: mIoU {found.miou:.2f} on {found.frames} frames of {found.data}"
+        lines += "." if precision == "fp32" else f"; fp32 has {found.miou_fp32:.2f}."
+    return lines
