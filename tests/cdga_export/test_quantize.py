@@ -34,7 +34,7 @@ def fp32() -> onnx.ModelProto:
 
 def in_8_bits(model: onnx.ModelProto) -> set[str]:
     made_by = {node.output[0]: node.op_type for node in model.graph.node}
-    return {conv.name for conv in convolutions(model) if made_by.get(conv.input[0]) == "DequantizeLinear"}
+    return {conv.name for conv in convolutions(model) if made_by.get(conv.input[1]) == "DequantizeLinear"}
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "tensorrt"])
