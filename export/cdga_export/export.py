@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cdga_export.card import render_card
+from cdga_export.deploy import deployment_texts
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, compare, refuse_below_gate, side_by_side
 from cdga_export.quantize import quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
@@ -169,6 +170,7 @@ def _export(
         parity={precision: report.as_dict() for precision, report in parity.items()},
         card=render_card(manifest, parity, graphs),
         worst_bgr=worst_bgr,
+        texts=deployment_texts(manifest),
         overwrite=options.overwrite,
     )
     return Exported(bundle=bundle, parity=parity)
