@@ -10,6 +10,7 @@
     parity.json     how closely each graph agrees with the trained network, frame by frame
     worst/          for each other precision: frame, trained network's mask, its mask, and where they differ
     CARD.md         the same for people
+    deploy/         how to run it without this project (`cdga_export.deploy`); older bundles lack it
     SHA256SUMS      the hash of every file above, in the format of ``sha256sum --check``
 
 A bundle is opened only when every byte is as it was written. SHA256SUMS protects against damage and carelessness,
@@ -28,7 +29,7 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cdga_sdk.atomic import atomic_folder
+from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
@@ -238,6 +239,7 @@ def write_bundle(
     parity: Mapping[str, object],
     card: str,
     worst_bgr: Mapping[str, UInt8Array] | None = None,
+    texts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle whole, or nothing; then open it, verified, from disk.
@@ -250,6 +252,7 @@ def write_bundle(
         parity: Reports by precision, plain values.
         card: CARD.md.
         worst_bgr: Pictures (H, W, 3) uint8 by precision.
+        texts: More files, by their path in the bundle: ``deploy/run_onnx.py``.
         overwrite: Replace a bundle that is there.
 
     Raises:
@@ -268,6 +271,8 @@ def write_bundle(
             write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
         for title, picture in (worst_bgr or {}).items():
             write_png(folder / WORST / f"{title}.png", picture)
+        for name, text in (texts or {}).items():
+            write_text(folder / name, text)
         written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         (folder / SUMS).write_bytes(_render_sums({name: (folder / name).read_bytes() for name in written}))
     return Bundle.open(path)

@@ -44,6 +44,7 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
   Normalisation is in the graph.
 - Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
 - Output `conf`: {manifest.outputs.conf}; uint8.
+- Without this project: `deploy/run_onnx.py` (ONNX Runtime alone), `deploy/triton/config.pbtxt`.
 
 ## Proof
 

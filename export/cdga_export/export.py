@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cdga_export.card import render_card
+from cdga_export.deploy import deployment_texts
 from cdga_export.frames import Frame, calibration_frames, golden_frames
 from cdga_export.judge import Judge, Labels
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
@@ -182,6 +183,7 @@ def _export(
         parity={precision: report.as_dict() for precision, report in parity.items()},
         card=render_card(manifest, parity, graphs),
         worst_bgr=worst_bgr,
+        texts=deployment_texts(manifest),
         overwrite=options.overwrite,
     )
     return Exported(bundle=bundle, parity=parity)
