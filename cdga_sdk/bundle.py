@@ -6,6 +6,8 @@
     model.onnx      uint8 RGB frame in, uint8 class map and uint8 confidence out
     model.fp16.onnx, model.int8.onnx, model.int8-trt.onnx
                     the same in other precisions, where they were asked for and passed their gate
+    model.extra.onnx
+                    where it was asked for: the float32 network with logits or features, or of any size
     golden/         frames at network size and the masks that the trained network gives for them
     parity.json     how closely each graph agrees with the trained network, frame by frame
     worst/          for each other precision: frame, trained network's mask, its mask, and where they differ
@@ -36,9 +38,11 @@ from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
 __all__ = [
     "CONFIDENCE_RULE",
+    "EXTRA",
     "MASK_RULE",
     "PRECISIONS",
     "Bundle",
+    "ExtraBlock",
     "GoldenFrame",
     "Manifest",
     "Precision",
@@ -49,6 +53,7 @@ __all__ = [
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
+EXTRA: Final = "model.extra.onnx"
 PARITY: Final = "parity.json"
 WORST: Final = "worst"
 CARD: Final = "CARD.md"
@@ -60,6 +65,8 @@ PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MASK_RULE: Final = "argmax over classes of the logits upsampled bilinearly (half-pixel centres) to the input size"
 CONFIDENCE_RULE: Final = "softmax probability of that class, of the same upsampled logits, times 255, rounded"
+LOGITS_RULE: Final = "(N, classes, h, w) float32, before the softmax, at the head's resolution"
+FEATURES_RULE: Final = "(N, C, h, w) float32, the deepest features of the backbone, at their resolution"
 
 
 class _Block(BaseModel):
@@ -95,6 +102,20 @@ class OutputsBlock(_Block):
     conf: str = CONFIDENCE_RULE
 
 
+class ExtraBlock(_Block):
+    """``model.extra.onnx``: the float32 network for programs of one's own, with more outputs or of any size.
+
+    Nothing in this project runs it. Its first outputs are ``mask`` and ``conf``, as everywhere.
+    """
+
+    outputs: tuple[Literal["logits", "features"], ...]
+    size: Literal["fixed", "dynamic"]
+    size_multiple: int
+    """Both sides of a frame must be multiples of this."""
+    logits: str = LOGITS_RULE
+    features: str = FEATURES_RULE
+
+
 class Provenance(_Block):
     """Where the weights came from."""
 
@@ -121,6 +142,7 @@ class Manifest(_Block):
     input: InputBlock = InputBlock()
     outputs: OutputsBlock = OutputsBlock()
     precisions: tuple[Precision, ...] = ("fp32",)
+    extra: ExtraBlock | None = None
     provenance: Provenance
 
     @property
@@ -240,6 +262,7 @@ def write_bundle(
     card: str,
     worst_bgr: Mapping[str, UInt8Array] | None = None,
     texts: Mapping[str, str] | None = None,
+    extra: bytes | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle whole, or nothing; then open it, verified, from disk.
@@ -252,6 +275,7 @@ def write_bundle(
         parity: Reports by precision, plain values.
         card: CARD.md.
         worst_bgr: Pictures (H, W, 3) uint8 by precision.
+        extra: The file that the manifest's ``extra`` describes.
         texts: More files, by their path in the bundle: ``deploy/run_onnx.py``.
         overwrite: Replace a bundle that is there.
 
@@ -271,6 +295,8 @@ def write_bundle(
             write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
         for title, picture in (worst_bgr or {}).items():
             write_png(folder / WORST / f"{title}.png", picture)
+        if extra is not None:
+            (folder / EXTRA).write_bytes(extra)
         for name, text in (texts or {}).items():
             write_text(folder / name, text)
         written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cdga_export.parity import ParityReport
-from cdga_sdk.bundle import Manifest, Precision, graph_file
+from cdga_sdk.bundle import EXTRA, ExtraBlock, Manifest, Precision, graph_file
 
 __all__ = ["render_card"]
 
@@ -42,7 +42,7 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
 - Weights sha256 `{origin.weights_sha256}`.
 - Input `frame`: uint8 RGB, (N, {height}, {width}, 3). Resize first: `{manifest.preprocess.resize}`.
   Normalisation is in the graph.
-- Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
+{_extra_lines(manifest.extra)}- Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
 - Output `conf`: {manifest.outputs.conf}; uint8.
 - Without this project: `deploy/run_onnx.py` (ONNX Runtime alone), `deploy/triton/config.pbtxt`.
 
@@ -66,6 +66,15 @@ resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_ra
 - Not a safety system. Small and distant people, and anything outside the classes, are missed.
 - The data that the weights were trained on keeps its own licence.
 """
+
+
+def _extra_lines(extra: ExtraBlock | None) -> str:
+    if extra is None:
+        return ""
+    size = f"frames of any size in multiples of {extra.size_multiple}" if extra.size == "dynamic" else "the same frames"
+    rules = {"logits": extra.logits, "features": extra.features}
+    more = "".join(f", `{name}` {rules[name]}" for name in extra.outputs)
+    return f"- `{EXTRA}`, for programs of your own: {size}; `mask`, `conf`{more}.\n"
 
 
 def _note(precision: Precision, report: ParityReport) -> str:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from cdga_export.card import render_card
 from cdga_export.deploy import deployment_texts
+from cdga_export.extra import ExtraNetwork, ExtraOutput, extra_onnx, extra_parity
 from cdga_export.frames import Frame, calibration_frames, golden_frames
 from cdga_export.judge import Judge, Labels
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
@@ -25,6 +27,7 @@ from cdga_sdk.bundle import (
     PRECISIONS,
     SUMS,
     Bundle,
+    ExtraBlock,
     GoldenFrame,
     InputBlock,
     Manifest,
@@ -39,6 +42,7 @@ from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_sdk.progress import progress_bar
 from cdga_train.checkpoint import load_checkpoint, read_published_weights
 from cdga_train.data.spec import open_labelled
+from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.models.registry import network_spec
 from cdga_train.predict import predict_frames, predict_mask_resized_by_torch
@@ -57,6 +61,8 @@ class ExportOptions:
         calib: Data whose frames set the ranges of int8 and the means of fp16; by default other frames of ``golden``.
         score: Labelled data, whose ``val`` part no precision may score much lower on than fp32 does.
         score_classes: What that score is stated over, a name of `cdga_sdk.labels.CLASS_SETS`.
+        outputs: Of an extra graph for programs of one's own, beside mask and confidence.
+        dynamic_size: Whether that graph takes frames of any size.
         overwrite: Replace an existing bundle.
         quiet: No progress bars.
     """
@@ -66,8 +72,17 @@ class ExportOptions:
     calib: str | None = None
     score: str | None = None
     score_classes: str = "19"
+    outputs: tuple[ExtraOutput, ...] = ()
+    dynamic_size: bool = False
     overwrite: bool = False
     quiet: bool = True
+
+    def extra_block(self, size_multiple: int) -> ExtraBlock | None:
+        """What the extra graph is, where one is wanted."""
+        if not (self.outputs or self.dynamic_size):
+            return None
+        size: Literal["fixed", "dynamic"] = "dynamic" if self.dynamic_size else "fixed"
+        return ExtraBlock(outputs=self.outputs, size=size, size_multiple=size_multiple)
 
     def labels(self, imgsz_hw: tuple[int, int]) -> Labels | None:
         """The labelled data, opened.
@@ -145,7 +160,11 @@ def export_weights(
 
 
 def _export(
-    network: nn.Module, preprocess: Preprocess, provenance: Provenance, output: Path, options: ExportOptions
+    network: SegmentationNetwork,
+    preprocess: Preprocess,
+    provenance: Provenance,
+    output: Path,
+    options: ExportOptions,
 ) -> Exported:
     if not all(bool(torch.isfinite(p).all()) for p in network.state_dict().values()):
         raise ModelError("the network's weights hold NaN or infinity", fix="export an older checkpoint")
@@ -157,6 +176,7 @@ def _export(
         preprocess=preprocess_block(preprocess),
         input=InputBlock(batch_range=(1, len(golden))),
         precisions=("fp32", *(p for p in PRECISIONS[1:] if p in options.precisions)),
+        extra=options.extra_block(network.size_multiple),
         provenance=provenance,
     )
     judge = Judge(_references(fused, golden), options.labels(preprocess.imgsz_hw))
@@ -168,6 +188,7 @@ def _export(
         graphs[precision] = graph
         picture = output.with_name(f"{output.name}.refused.{precision}.png")
         parity[precision], worst_bgr[precision] = judge.proven(precision, graph, arithmetic, picture)
+    extra, extra_report = _extra_graph(network, fused, manifest, golden)
     bundle = write_bundle(
         output,
         manifest=manifest,
@@ -180,13 +201,25 @@ def _export(
             )
             for told in judge.references
         ],
-        parity={precision: report.as_dict() for precision, report in parity.items()},
+        parity={precision: report.as_dict() for precision, report in parity.items()} | extra_report,
         card=render_card(manifest, parity, graphs),
         worst_bgr=worst_bgr,
         texts=deployment_texts(manifest),
+        extra=extra,
         overwrite=options.overwrite,
     )
     return Exported(bundle=bundle, parity=parity)
+
+
+def _extra_graph(
+    network: SegmentationNetwork, fused: FusedNetwork, manifest: Manifest, golden: Sequence[Frame]
+) -> tuple[bytes | None, dict[str, object]]:
+    """The extra graph and its part of the parity report, where the manifest names one."""
+    if manifest.extra is None:
+        return None, {}
+    wanted = ExtraNetwork(network, fused, manifest.extra.outputs)
+    graph = extra_onnx(wanted, manifest)
+    return graph, {"extra": extra_parity(graph, wanted, manifest.extra, golden)}
 
 
 def _references(fused: FusedNetwork, frames: Sequence[Frame]) -> list[Reference]:

@@ -8,6 +8,7 @@ import numpy as np
 import typer
 
 from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
+from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
 from cdga_export.parity import ParityReport
 from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
@@ -29,6 +30,8 @@ def run_export(
     calib: str | None,
     score: str | None,
     score_classes: str,
+    outputs: str,
+    dynamic_size: bool,
     overwrite: bool,
     quiet: bool,
 ) -> Exported:
@@ -46,6 +49,8 @@ def run_export(
         calib=calib,
         score=score,
         score_classes=score_classes,
+        outputs=parse_outputs(outputs),
+        dynamic_size=dynamic_size,
         overwrite=overwrite,
         quiet=quiet,
     )
