@@ -47,6 +47,14 @@ ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replac
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no summary.")]
 BackendName = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ExportedPrecisions = Annotated[
+    str, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
+]
+Calib = Annotated[str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")]
+Score = Annotated[
+    str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
+]
+ExtraOutputs = Annotated[str, typer.Option(help="Add logits or features: an extra graph for programs of your own.")]
 TrtRtx = Annotated[
     bool, typer.Option("--trt-rtx", help="Also build engines of TensorRT for RTX beside the bundle; needs no GPU.")
 ]
@@ -113,20 +121,12 @@ def export(
     weights: Annotated[str | None, typer.Option(help="Published weights instead of a checkpoint (.pt, safe).")] = None,
     model: Annotated[str | None, typer.Option(help="The network that --weights belong to.")] = None,
     imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees, with --weights.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
-    ] = "fp32",
+    precision: ExportedPrecisions = "fp32",
     golden: Annotated[str | None, typer.Option(help="Frames to prove parity on: folder:PATH, video:FILE ...")] = None,
-    calib: Annotated[
-        str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")
-    ] = None,
-    score: Annotated[
-        str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
-    ] = None,
+    calib: Calib = None,
+    score: Score = None,
     classes: Annotated[str, typer.Option(help="Of --score: 19, 16, 13 or common11.")] = "19",
-    outputs: Annotated[
-        str, typer.Option(help="Add logits or features: an extra graph for programs of your own.")
-    ] = "mask,conf",
+    outputs: ExtraOutputs = "mask,conf",
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let that extra graph take any size.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
     trt_rtx: TrtRtx = False,

@@ -26,6 +26,7 @@ LAZY_REACH = {"cdga_sdk/cli.py": {"cdga_train", "cdga_export"}, "cdga_sdk/info.p
 HEAVY_HOMES = {
     "onnxruntime": {
         "cdga_sdk/backends/onnx_runtime.py",
+        "export/cdga_export/extra.py",
         "export/cdga_export/quantize.py",
         "export/cdga_export/run_onnx.py",
         "export/cdga_export/typed_fp16.py",
