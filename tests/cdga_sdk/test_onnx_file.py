@@ -89,7 +89,6 @@ def messages_with_tensors() -> dict[str, set[int]]:
 
 
 def test_no_way_to_a_tensor_is_forgotten() -> None:
-
     assert {name: set(fields) for name, fields in _WITHIN.items()} == messages_with_tensors()
 
 
