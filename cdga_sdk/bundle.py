@@ -6,10 +6,13 @@
     model.onnx      uint8 RGB frame in, uint8 class map and uint8 confidence out
     model.fp16.onnx, model.int8.onnx, model.int8-trt.onnx
                     the same in other precisions, where they were asked for and passed their gate
+    model.extra.onnx
+                    where it was asked for: the float32 network with logits or features, or of any size
     golden/         frames at network size and the masks that the trained network gives for them
     parity.json     how closely each graph agrees with the trained network, frame by frame
     worst/          for each other precision: frame, trained network's mask, its mask, and where they differ
     CARD.md         the same for people
+    deploy/         how to run it without this project (`cdga_export.deploy`); older bundles lack it
     SHA256SUMS      the hash of every file above, in the format of ``sha256sum --check``
 
 A bundle is opened only when every byte is as it was written, and its graphs hold all their weights. SHA256SUMS protects
@@ -28,7 +31,7 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cdga_sdk.atomic import atomic_folder
+from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.onnx_file import external_locations
@@ -36,9 +39,11 @@ from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
 __all__ = [
     "CONFIDENCE_RULE",
+    "EXTRA",
     "MASK_RULE",
     "PRECISIONS",
     "Bundle",
+    "ExtraBlock",
     "GoldenFrame",
     "Manifest",
     "Precision",
@@ -49,6 +54,7 @@ __all__ = [
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
+EXTRA: Final = "model.extra.onnx"
 PARITY: Final = "parity.json"
 WORST: Final = "worst"
 CARD: Final = "CARD.md"
@@ -60,6 +66,8 @@ PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MASK_RULE: Final = "argmax over classes of the logits upsampled bilinearly (half-pixel centres) to the input size"
 CONFIDENCE_RULE: Final = "softmax probability of that class, of the same upsampled logits, times 255, rounded"
+LOGITS_RULE: Final = "(N, classes, h, w) float32, before the softmax, at the head's resolution"
+FEATURES_RULE: Final = "(N, C, h, w) float32, the deepest features of the backbone, at their resolution"
 
 
 class _Block(BaseModel):
@@ -84,6 +92,8 @@ class InputBlock(_Block):
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
     batch: Literal["dynamic"] = "dynamic"
+    batch_range: tuple[int, int] = (1, 1)
+    """The smallest and the largest batch that parity was proven at."""
 
 
 class OutputsBlock(_Block):
@@ -91,6 +101,20 @@ class OutputsBlock(_Block):
 
     mask: str = MASK_RULE
     conf: str = CONFIDENCE_RULE
+
+
+class ExtraBlock(_Block):
+    """``model.extra.onnx``: the float32 network for programs of one's own, with more outputs or of any size.
+
+    Nothing in this project runs it. Its first outputs are ``mask`` and ``conf``, as everywhere.
+    """
+
+    outputs: tuple[Literal["logits", "features"], ...]
+    size: Literal["fixed", "dynamic"]
+    size_multiple: int
+    """Both sides of a frame must be multiples of this."""
+    logits: str = LOGITS_RULE
+    features: str = FEATURES_RULE
 
 
 class Provenance(_Block):
@@ -119,6 +143,7 @@ class Manifest(_Block):
     input: InputBlock = InputBlock()
     outputs: OutputsBlock = OutputsBlock()
     precisions: tuple[Precision, ...] = ("fp32",)
+    extra: ExtraBlock | None = None
     provenance: Provenance
 
     @property
@@ -238,6 +263,8 @@ def write_bundle(
     parity: Mapping[str, object],
     card: str,
     worst_bgr: Mapping[str, UInt8Array] | None = None,
+    texts: Mapping[str, str] | None = None,
+    extra: bytes | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle whole, or nothing; then open it, verified, from disk.
@@ -250,6 +277,8 @@ def write_bundle(
         parity: Reports by precision, plain values.
         card: CARD.md.
         worst_bgr: Pictures (H, W, 3) uint8 by precision.
+        extra: The file that the manifest's ``extra`` describes.
+        texts: More files, by their path in the bundle: ``deploy/run_onnx.py``.
         overwrite: Replace a bundle that is there.
 
     Raises:
@@ -268,6 +297,10 @@ def write_bundle(
             write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
         for title, picture in (worst_bgr or {}).items():
             write_png(folder / WORST / f"{title}.png", picture)
+        if extra is not None:
+            (folder / EXTRA).write_bytes(extra)
+        for name, text in (texts or {}).items():
+            write_text(folder / name, text)
         written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         (folder / SUMS).write_bytes(_render_sums({name: (folder / name).read_bytes() for name in written}))
     return Bundle.open(path)

@@ -123,6 +123,14 @@ def export(
     calib: Annotated[
         str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")
     ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
+    ] = None,
+    classes: Annotated[str, typer.Option(help="Of --score: 19, 16, 13 or common11.")] = "19",
+    outputs: Annotated[
+        str, typer.Option(help="Add logits or features: an extra graph for programs of your own.")
+    ] = "mask,conf",
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let that extra graph take any size.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
     trt_rtx: TrtRtx = False,
     sm: Annotated[str | None, typer.Option(help="Compute capabilities for --trt-rtx, 86,89,120 by default.")] = None,
@@ -159,6 +167,10 @@ def export(
         precision=precision,
         golden=golden,
         calib=calib,
+        score=score,
+        score_classes=classes,
+        outputs=outputs,
+        dynamic_size=dynamic_size,
         overwrite=exist_ok,
         quiet=quiet,
     )

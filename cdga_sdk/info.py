@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cdga_sdk.bundle import SUMS, Bundle
+from cdga_sdk.bundle import EXTRA, SUMS, Bundle, ExtraBlock
 
 __all__ = ["describe"]
 
@@ -50,8 +50,9 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         **{f"{precision}_mb": round(len(data) / 1e6, 2) for precision, data in bundle.graphs.items()},
         "imgsz": _size(manifest.imgsz_hw),
         "classes": len(manifest.names),
+        **({} if manifest.extra is None else {"extra": _extra_line(manifest.extra)}),
         "golden_frames": len(bundle.golden_frames()),
-        **{f"{precision}_parity": _parity_line(report) for precision, report in bundle.parity.items()},
+        **{f"{precision}_parity": _parity_line(bundle.parity[precision]) for precision in manifest.precisions},
         **origin,
     }
 
@@ -65,6 +66,11 @@ def _describe_engine(path: Path) -> dict[str, object]:
 
 def _size(imgsz_hw: tuple[int, int]) -> str:
     return f"{imgsz_hw[0]},{imgsz_hw[1]} (height,width)"
+
+
+def _extra_line(extra: ExtraBlock) -> str:
+    size = "fixed size" if extra.size == "fixed" else f"any size in multiples of {extra.size_multiple}"
+    return f"{EXTRA}: {', '.join(('mask', 'conf', *extra.outputs))}; {size}"
 
 
 def _parity_line(report: object) -> str:

@@ -27,6 +27,7 @@ HEAVY_HOMES = {
     "onnxruntime": {
         "cdga_sdk/backends/onnx_runtime.py",
         "export/cdga_export/quantize.py",
+        "export/cdga_export/run_onnx.py",
         "export/cdga_export/typed_fp16.py",
     },
     "tensorrt": {"cdga_sdk/backends/tensorrt_build.py"},
@@ -34,7 +35,7 @@ HEAVY_HOMES = {
     "cuda": {"cdga_sdk/backends/cuda_device.py"},
     "filelock": {"cdga_sdk/backends/engine_eviction.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
-    "cv2": {"cdga_sdk/opencv.py"},
+    "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
     "onnx": {
         "export/cdga_export/quantize.py",

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from cdga_sdk import Segmenter
-from cdga_sdk.image import read_label, write_png
 from cdga_sdk.video.sink import VideoSink
 from cdga_train.data.streets import render_clip
 
@@ -29,10 +28,9 @@ def ride(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def python(*arguments: str | Path, cwd: Path, isolated: bool = False) -> subprocess.CompletedProcess[str]:
-    flags = ["-I"] if isolated else []
+def python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *flags, *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -53,16 +51,3 @@ def test_adapt_to_clip(ride: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Segmenter(tmp_path / "adapted.cdga") as segmenter:
         assert segmenter.manifest.provenance.target == f"video:{ride}"
-
-
-def test_plain_onnxruntime_gives_the_segmenters_mask(ride: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    image = np.ascontiguousarray(next(render_clip(seed=6, num_frames=1, size_wh=(200, 90))).image_rgb[:, :, ::-1])
-    write_png(tmp_path / "image.png", image)
-    code = (ROOT / "examples/plain_onnxruntime.py").read_text(encoding="utf-8")
-    assert not re.search(r"^(from|import) cdga", code, flags=re.MULTILINE)
-    script = tmp_path / "plain.py"
-    script.write_text(code, encoding="utf-8")
-    done = python(script, tiny_bundle / "model.onnx", "image.png", "mask.png", cwd=tmp_path, isolated=True)
-    assert done.returncode == 0, done.stderr
-    with Segmenter(tiny_bundle, backend="onnxruntime", device="cpu") as segmenter:
-        np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), segmenter(image).mask)

@@ -7,7 +7,9 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
@@ -20,6 +22,9 @@ import typer
 from torch.distributed.run import get_args_parser
 from typer.exceptions import TyperException
 
+from cdga_export.deploy import deployment_texts, trtexec_command
+from cdga_export.parity import MIN_AGREEMENT
+from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import app
 from cdga_sdk.errors import CdgaError
 from cdga_sdk.labels import class_set
@@ -33,7 +38,8 @@ from cdga_train.study import parse_arms, parse_family, parse_seeds, study_config
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 METHOD: Final = (ROOT / "train/README.md").read_text(encoding="utf-8")
-DOCUMENTS: Final = {"README.md": README, "train/README.md": METHOD}
+DEPLOYMENT: Final = (ROOT / "export/README.md").read_text(encoding="utf-8")
+DOCUMENTS: Final = {"README.md": README, "train/README.md": METHOD, "export/README.md": DEPLOYMENT}
 FIRST_LOOK: Final = "camvid_day_dusk_short.json"
 
 
@@ -46,9 +52,9 @@ def prose(text: str) -> str:
     return " ".join(text.split())
 
 
-def rows_below(header: str) -> list[str]:
-    """The rows of README's only table with this header line."""
-    lines = README.splitlines()
+def rows_below(header: str, document: str = README) -> list[str]:
+    """The rows of a document's only table with this header line."""
+    lines = document.splitlines()
     assert lines.count(header) == 1, header
     start = lines.index(header) + 2
     end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
@@ -107,6 +113,11 @@ def test_the_precisions_table_is_the_json() -> None:
             found = [f"{worst:.2f}", f"{row['miou']:.2f}", f"{size_mb:.1f}"]
         wanted.append(f"| {width}x{height} | {row['precision']} | {' | '.join(found)} |")
     assert rows_below("| network input | precision | agreement, worst golden frame, % | mIoU, % | MB |") == wanted
+
+
+def test_the_gates_are_the_code_s() -> None:
+    rows = [row.strip("| ").split(" | ") for row in rows_below("| precision | made for | gate, % |", DEPLOYMENT)]
+    assert {precision: float(gate) for precision, _, gate in rows} == {p: 100 * g for p, g in MIN_AGREEMENT.items()}
 
 
 def test_the_first_look_s_table_is_the_json() -> None:
@@ -227,9 +238,29 @@ def test_every_preset_is_in_its_arm_s_column() -> None:
 def test_files_that_are_named_exist(document: str) -> None:
     named = re.findall(r"`((?:[\w.-]+/)*\w+\.py)\b[^`]*`|`(benchmarks/results/\w+\.json)`", DOCUMENTS[document])
     assert named
+    # What a bundle has as deploy/run_onnx.py is run_onnx.py of the exporter.
+    folders = [ROOT, ROOT / "train/cdga_train", ROOT / "export/cdga_export"]
     for pair in named:
-        name = "".join(pair)
-        assert (ROOT / name).is_file() or (ROOT / "train/cdga_train" / name).is_file(), name
+        name = "".join(pair).removeprefix("deploy/")
+        assert any((folder / name).is_file() for folder in folders), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    found = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", DOCUMENTS[document])
+    for path, heading in found:
+        target = (ROOT / document).parent / path
+        assert target.exists(), path
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, heading
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_extras_that_are_named_exist(document: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = ",".join(re.findall(r"[.`]\[([a-z,-]+)\]", DOCUMENTS[document]))
+    assert set(filter(None, named.split(","))) <= set(extras)
 
 
 def test_losses_that_are_named_exist() -> None:
@@ -240,7 +271,7 @@ def test_losses_that_are_named_exist() -> None:
         assert name in keys or name in losses.__all__, name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", ["README.md", "train/README.md"])
 def test_settings_in_the_text_are_accepted(document: str) -> None:
     words = [word for word in in_backticks(DOCUMENTS[document]) if re.match(r"[a-z_.]+=", word) and word != "key=value"]
     assert words
@@ -253,7 +284,9 @@ def test_settings_in_the_text_are_accepted(document: str) -> None:
 
 
 def blocks(text: str, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    # Every block is read, that the end of one in another language is not taken for a beginning.
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for of_language, block in found if of_language == language]
 
 
 def in_backticks(text: str) -> list[str]:
@@ -266,8 +299,8 @@ def words_of(line: str) -> list[str]:
 
 
 def command_lines(text: str) -> list[str]:
-    lines = [line for block in blocks(text) for line in block.splitlines()]
-    return [line for line in lines if words_of(line)[:1] in (["cdga"], ["torchrun"])]
+    lines = [line for block in blocks(text) for line in block.replace("\\\n", "").splitlines()]
+    return [line for line in lines if re.match(r"(cdga|torchrun|docker run) ", line)]
 
 
 def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -285,6 +318,9 @@ def cdga_words(line: str) -> list[str]:
     program, *words = words_of(line)
     if program == "cdga":
         return words
+    if program == "docker":
+        (image,) = [word for word in words if word.startswith("cdga:")]
+        return words[words.index(image) + 1 :]
     options = get_args_parser().parse_args(words)
     assert options.module
     assert options.training_script == "cdga_sdk"
@@ -326,10 +362,12 @@ def test_commands_parse_and_name_what_there_is(line: str) -> None:
         "torchrun --nproc-per-nod 4 -m cdga_sdk train streets_cdga --sauce x",
         "torchrun --nproc-per-processor 4 -m cdga_sdk train streets_cdga",
         "torchrun --nproc-per-node 4 cdga_sdk train streets_cdga",
+        "docker run --rm cdga:cpu segment ride.mp4 --modell city.cdga",
+        "docker run --rm ubuntu segment ride.mp4 --model city.cdga",
     ],
 )
 def test_the_check_of_commands_can_fail(line: str) -> None:
-    with pytest.raises((TyperException, CdgaError, KeyError, SystemExit, AssertionError)):
+    with pytest.raises((TyperException, CdgaError, KeyError, SystemExit, AssertionError, ValueError)):
         refuse_unknown_settings(cdga_words(line))
 
 
@@ -346,14 +384,18 @@ def test_commands_in_the_text_have_their_options(document: str) -> None:
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", text)) <= known, text
 
 
-def test_torchrun_and_the_benchmark_in_the_method_s_text() -> None:
-    found = in_backticks(METHOD)
-    (torchrun,) = [text for text in found if text.startswith("torchrun ")]
+def test_torchrun_in_the_method_s_text() -> None:
+    (torchrun,) = [text for text in in_backticks(METHOD) if text.startswith("torchrun ")]
     refuse_unknown_settings(cdga_words(torchrun))
+
+
+@pytest.mark.parametrize("document", ["train/README.md", "export/README.md"])
+def test_benchmarks_in_the_text_have_their_options(document: str) -> None:
+    found = [text for text in in_backticks(DOCUMENTS[document]) if text.startswith("python -m benchmarks.")]
+    assert found
     for text in found:
-        if text.startswith("python -m benchmarks."):
-            _, _, module, *words = words_of(text)
-            assert flags_of(importlib.import_module(module).main) >= {w for w in words if w.startswith("--")}
+        _, _, module, *words = words_of(text)
+        assert flags_of(importlib.import_module(module).main) >= {w for w in words if w.startswith("--")}
 
 
 def flags_of(main: Callable[..., object]) -> set[str]:
@@ -361,6 +403,20 @@ def flags_of(main: Callable[..., object]) -> set[str]:
     file = sys.modules[main.__module__].__file__
     assert file is not None
     return set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', Path(file).read_text(encoding="utf-8")))
+
+
+def test_trtexec_is_called_as_the_bundles_say() -> None:
+    (command,) = [block for block in blocks(DEPLOYMENT) if block.startswith("trtexec ")]
+    assert command == trtexec_command("model.fp16.onnx", "model.plan", (704, 960), (1, 4, 8)) + "\n"
+
+
+def test_images_that_are_named_exist() -> None:
+    builds = re.findall(r"^docker build -f (\S+) -t cdga:(\w+) \.$", README, flags=re.MULTILINE)
+    assert builds
+    for file, tag in builds:
+        assert file == f"docker/{tag}.Dockerfile"
+        assert (ROOT / file).is_file()
+    assert {tag for line in command_lines(README) for tag in re.findall(r" cdga:(\w+) ", line)} == {"cpu", "gpu"}
 
 
 # --- code
@@ -383,3 +439,24 @@ def test_the_code_runs(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert names["result"].confidence.dtype == np.uint8
     assert 0 <= names["free"] <= 1
     assert not blocks(METHOD, "python")
+
+
+def test_triton_s_model_repository_is_made_as_it_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
+    (script,) = blocks(DEPLOYMENT, "sh")
+    copying, found, serving = script.partition("docker run ")
+    assert found
+    assert "-e NVIDIA_TF32_OVERRIDE=0" in serving
+    shutil.copytree(tiny_bundle, tmp_path / "mine.cdga")
+    subprocess.run(["bash", "-euc", copying], cwd=tmp_path, check=True)
+    config = tmp_path / "models/efficientvit_b0/config.pbtxt"
+    bundle = Bundle.open(tiny_bundle)
+    assert config.read_text(encoding="utf-8") == deployment_texts(bundle.manifest)["deploy/triton/config.pbtxt"]
+    assert 'name: "efficientvit_b0"' in config.read_text(encoding="utf-8").splitlines()
+    assert (tmp_path / "models/efficientvit_b0/1/model.onnx").read_bytes() == bundle.model_bytes
+
+
+def test_deepstream_s_file_names_the_graph_s_tensors() -> None:
+    (config,) = blocks(DEPLOYMENT, "protobuf")
+    assert re.findall(r'tensor_name: "(\w+)"', config) == ["frame"]
+    assert re.findall(r'outputs \[ \{ name: "(\w+)" \}, \{ name: "(\w+)" \} \]', config) == [("mask", "conf")]
+    assert 'model_name: "efficientvit_b0"' in config

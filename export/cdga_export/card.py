@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cdga_export.parity import ParityReport
-from cdga_sdk.bundle import Manifest, Precision, graph_file
+from cdga_sdk.bundle import EXTRA, ExtraBlock, Manifest, Precision, graph_file
 
 __all__ = ["render_card"]
 
@@ -28,10 +28,12 @@ def render_card(manifest: Manifest, parity: Mapping[Precision, ParityReport], gr
     fp32 = parity["fp32"]
     rows = "\n".join(
         f"| {precision} | `{graph_file(precision)}` | {len(graphs[precision]) / 1e6:.2f} MB "
-        f"| {100 * report.agreement:.4f} % | {100 * min(f.agreement for f in report.frames):.4f} % "
-        f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % |"
+        f"| {100 * report.agreement:.4f} % | {100 * report.worst_agreement:.4f} % "
+        f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % "
+        f"| {100 * report.image_agreement:.3f} % |"
         for precision, report in parity.items()
     )
+    notes = "".join(_note(precision, report) for precision, report in parity.items())
     return f"""# {origin.model}, {width}x{height}
 
 Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".join(manifest.names)}).
@@ -40,17 +42,22 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
 - Weights sha256 `{origin.weights_sha256}`.
 - Input `frame`: uint8 RGB, (N, {height}, {width}, 3). Resize first: `{manifest.preprocess.resize}`.
   Normalisation is in the graph.
-- Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
+{_extra_lines(manifest.extra)}- Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
 - Output `conf`: {manifest.outputs.conf}; uint8.
+- Without this project: `deploy/run_onnx.py` (ONNX Runtime alone), `deploy/triton/config.pbtxt`.
 
 ## Proof
 
 Pixels that have the same class as {fp32.reference} gives them, on {len(fp32.frames)} golden frames; run by ONNX Runtime
 on a CPU. Figures per frame and class are in `parity.json`, pictures of the worst frames in `worst/`.
 
-| precision | file | size | agreement | worst frame | gate, every frame | near boundaries |
-|---|---|---|---|---|---|---|
+| precision | file | size | agreement | worst frame | gate, every frame | near boundaries | image in |
+|---|---|---|---|---|---|---|---|
 {rows}
+
+"Image in" is against torch when torch resizes too, in floating point: what it has less than "agreement" is the
+resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_range[1]} frames were proven.
+{notes}
 
 ## Limits
 
@@ -59,3 +66,21 @@ on a CPU. Figures per frame and class are in `parity.json`, pictures of the wors
 - Not a safety system. Small and distant people, and anything outside the classes, are missed.
 - The data that the weights were trained on keeps its own licence.
 """
+
+
+def _extra_lines(extra: ExtraBlock | None) -> str:
+    if extra is None:
+        return ""
+    size = f"frames of any size in multiples of {extra.size_multiple}" if extra.size == "dynamic" else "the same frames"
+    rules = {"logits": extra.logits, "features": extra.features}
+    more = "".join(f", `{name}` {rules[name]}" for name in extra.outputs)
+    return f"- `{EXTRA}`, for programs of your own: {size}; `mask`, `conf`{more}.\n"
+
+
+def _note(precision: Precision, report: ParityReport) -> str:
+    lines = f"\n- {precision}: {report.arithmetic}." if report.arithmetic else ""
+    if report.labels is not None:
+        found = report.labels
+        lines += f"\n- {precision}: mIoU {found.miou:.2f} on {found.frames} frames of {found.data}"
+        lines += "." if precision == "fp32" else f"; fp32 has {found.miou_fp32:.2f}."
+    return lines

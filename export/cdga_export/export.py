@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from cdga_export.card import render_card
-from cdga_export.parity import MIN_AGREEMENT, ParityReport, compare, refuse_below_gate, side_by_side
-from cdga_export.quantize import quantized
+from cdga_export.deploy import deployment_texts
+from cdga_export.extra import ExtraNetwork, ExtraOutput, extra_onnx, extra_parity
+from cdga_export.frames import Frame, calibration_frames, golden_frames
+from cdga_export.judge import Judge, Labels
+from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
+from cdga_export.quantize import Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
-from cdga_export.typed_fp16 import channel_statistics, typed_fp16
+from cdga_export.typed_fp16 import channel_statistics, convolutions, typed_fp16
 from cdga_sdk import __version__
-from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
 from cdga_sdk.bundle import (
     PRECISIONS,
     SUMS,
     Bundle,
+    ExtraBlock,
     GoldenFrame,
+    InputBlock,
     Manifest,
     Precision,
     Provenance,
     preprocess_block,
     write_bundle,
 )
-from cdga_sdk.errors import InputError, ModelError, UsageError
-from cdga_sdk.image import write_png
-from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
-from cdga_sdk.preprocess import Preprocess, UInt8Array, resize_image
+from cdga_sdk.errors import ModelError, UsageError
+from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, class_set
+from cdga_sdk.preprocess import Preprocess, UInt8Array
+from cdga_sdk.progress import progress_bar
 from cdga_train.checkpoint import load_checkpoint, read_published_weights
-from cdga_train.data.spec import open_unlabelled
-from cdga_train.data.streets import DOMAINS, render_frame
+from cdga_train.data.spec import open_labelled
+from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.models.registry import network_spec
-from cdga_train.predict import predict_frames
+from cdga_train.predict import predict_frames, predict_mask_resized_by_torch
 from cdga_train.state import build_network
 
 __all__ = ["ExportOptions", "Exported", "export_checkpoint", "export_weights"]
-
-NUM_GOLDEN: Final = 8
-NUM_CALIB: Final = 32
-_Frames = list[tuple[str, UInt8Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,44 @@ class ExportOptions:
         precisions: Beside fp32, which is always there.
         golden: Data whose frames the parity is judged on and that travel in the bundle; streets by default.
         calib: Data whose frames set the ranges of int8 and the means of fp16; by default other frames of ``golden``.
+        score: Labelled data, whose ``val`` part no precision may score much lower on than fp32 does.
+        score_classes: What that score is stated over, a name of `cdga_sdk.labels.CLASS_SETS`.
+        outputs: Of an extra graph for programs of one's own, beside mask and confidence.
+        dynamic_size: Whether that graph takes frames of any size.
         overwrite: Replace an existing bundle.
+        quiet: No progress bars.
     """
 
     precisions: tuple[Precision, ...] = ()
     golden: str | None = None
     calib: str | None = None
+    score: str | None = None
+    score_classes: str = "19"
+    outputs: tuple[ExtraOutput, ...] = ()
+    dynamic_size: bool = False
     overwrite: bool = False
+    quiet: bool = True
+
+    def extra_block(self, size_multiple: int) -> ExtraBlock | None:
+        """What the extra graph is, where one is wanted."""
+        if not (self.outputs or self.dynamic_size):
+            return None
+        size: Literal["fixed", "dynamic"] = "dynamic" if self.dynamic_size else "fixed"
+        return ExtraBlock(outputs=self.outputs, size=size, size_multiple=size_multiple)
+
+    def labels(self, imgsz_hw: tuple[int, int]) -> Labels | None:
+        """The labelled data, opened.
+
+        Raises:
+            CdgaError: As `open_labelled` and `class_set` do.
+        """
+        if self.score is None:
+            return None
+        return Labels(
+            data=open_labelled(self.score, "val", imgsz_hw),
+            classes=class_set(self.score_classes),
+            title=f"{self.score} val, {self.score_classes} classes",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,145 +160,94 @@ def export_weights(
 
 
 def _export(
-    network: nn.Module, preprocess: Preprocess, provenance: Provenance, output: Path, options: ExportOptions
+    network: SegmentationNetwork,
+    preprocess: Preprocess,
+    provenance: Provenance,
+    output: Path,
+    options: ExportOptions,
 ) -> Exported:
     if not all(bool(torch.isfinite(p).all()) for p in network.state_dict().values()):
         raise ModelError("the network's weights hold NaN or infinity", fix="export an older checkpoint")
     fused = FusedNetwork(network, preprocess)
-    precisions: tuple[Precision, ...] = ("fp32", *(p for p in PRECISIONS[1:] if p in options.precisions))
+    golden = golden_frames(options.golden, preprocess.imgsz_hw)
     manifest = Manifest(
         names=CITYSCAPES_NAMES,
         palette_rgb=CITYSCAPES_PALETTE_RGB,
         preprocess=preprocess_block(preprocess),
-        precisions=precisions,
+        input=InputBlock(batch_range=(1, len(golden))),
+        precisions=("fp32", *(p for p in PRECISIONS[1:] if p in options.precisions)),
+        extra=options.extra_block(network.size_multiple),
         provenance=provenance,
     )
-    golden = _golden_frames(options.golden, preprocess.imgsz_hw)
-    masks = [predict_frames(fused, frame[np.newaxis])[0][0] for _, frame in golden]
-    graphs = _graphs(onnx_from_fused(fused, manifest), precisions, options, preprocess.imgsz_hw)
-    parity: dict[Precision, ParityReport] = {}
+    judge = Judge(_references(fused, golden), options.labels(preprocess.imgsz_hw))
+    fp32 = onnx_from_fused(fused, manifest)
+    graphs: dict[Precision, bytes] = {"fp32": fp32}
+    parity: dict[Precision, ParityReport] = {"fp32": judge.proven("fp32", fp32)[0]}
     worst_bgr: dict[str, UInt8Array] = {}
-    for precision, data in graphs.items():
-        backend = OnnxRuntimeBackend(data, device="cpu")
-        parity[precision] = _judged(fused, backend, golden, precision)
-        if precision == "fp32":
-            refuse_below_gate(parity[precision])
-            continue
-        worst_bgr[precision] = _worst(parity[precision], backend, golden, masks)
-        if parity[precision].faults:
-            picture = output.with_name(f"{output.name}.refused.{precision}.png")
-            write_png(picture, worst_bgr[precision])
-            refuse_below_gate(parity[precision], picture)
+    for precision, graph, arithmetic in _other_graphs(fp32, manifest, options):
+        graphs[precision] = graph
+        picture = output.with_name(f"{output.name}.refused.{precision}.png")
+        parity[precision], worst_bgr[precision] = judge.proven(precision, graph, arithmetic, picture)
+    extra, extra_report = _extra_graph(network, fused, manifest, golden)
     bundle = write_bundle(
         output,
         manifest=manifest,
         graphs=graphs,
         golden=[
-            GoldenFrame(name=name, image_bgr=np.ascontiguousarray(frame[:, :, ::-1]), mask=mask)
-            for (name, frame), mask in zip(golden, masks, strict=True)
+            GoldenFrame(
+                name=told.frame.name,
+                image_bgr=np.ascontiguousarray(told.frame.frame_rgb[:, :, ::-1]),
+                mask=told.mask,
+            )
+            for told in judge.references
         ],
-        parity={precision: report.as_dict() for precision, report in parity.items()},
+        parity={precision: report.as_dict() for precision, report in parity.items()} | extra_report,
         card=render_card(manifest, parity, graphs),
         worst_bgr=worst_bgr,
+        texts=deployment_texts(manifest),
+        extra=extra,
         overwrite=options.overwrite,
     )
     return Exported(bundle=bundle, parity=parity)
 
 
-def _graphs(
-    fp32: bytes, precisions: Sequence[Precision], options: ExportOptions, imgsz_hw: tuple[int, int]
-) -> dict[Precision, bytes]:
-    graphs: dict[Precision, bytes] = {"fp32": fp32}
-    if len(precisions) == 1:
-        return graphs
+def _extra_graph(
+    network: SegmentationNetwork, fused: FusedNetwork, manifest: Manifest, golden: Sequence[Frame]
+) -> tuple[bytes | None, dict[str, object]]:
+    """The extra graph and its part of the parity report, where the manifest names one."""
+    if manifest.extra is None:
+        return None, {}
+    wanted = ExtraNetwork(network, fused, manifest.extra.outputs)
+    graph = extra_onnx(wanted, manifest)
+    return graph, {"extra": extra_parity(graph, wanted, manifest.extra, golden)}
+
+
+def _references(fused: FusedNetwork, frames: Sequence[Frame]) -> list[Reference]:
+    references = []
+    for frame in frames:
+        mask_1HW, conf_1HW = predict_frames(fused, frame.frame_rgb[np.newaxis])
+        image_mask = predict_mask_resized_by_torch(fused, frame.image_bgr)
+        references.append(Reference(frame=frame, mask=mask_1HW[0], conf=conf_1HW[0], image_mask=image_mask))
+    return references
+
+
+def _other_graphs(
+    fp32: bytes, manifest: Manifest, options: ExportOptions
+) -> Iterator[tuple[Precision, bytes, str | None]]:
+    """Precision, graph, and what is in that precision where that is not all; each made when it is asked for."""
+    wanted = manifest.precisions[1:]
+    if not wanted:
+        return
     model = onnx_of(fp32)
-    frames_rgb = _calibration_frames(options, imgsz_hw)
-    statistics = channel_statistics(model, frames_rgb)
-    for precision in precisions[1:]:
+    frames_rgb = [f.frame_rgb for f in calibration_frames(options.golden, options.calib, manifest.imgsz_hw)]
+    for precision in wanted:
         if precision == "fp16":
-            made = typed_fp16(model, statistics)
-        else:
-            made = quantized(model, frames_rgb, statistics, "cpu" if precision == "int8" else "tensorrt")
-        graphs[precision] = checked_bytes(made)
-    return graphs
-
-
-def _judged(fused: FusedNetwork, backend: OnnxRuntimeBackend, golden: _Frames, precision: Precision) -> ParityReport:
-    return compare(
-        golden,
-        partial(predict_frames, fused),
-        backend.infer,
-        names=CITYSCAPES_NAMES,
-        reference_name=f"torch {torch.__version__.partition('+')[0]} fp32",
-        candidate_name=f"onnxruntime cpu {precision}",
-        min_agreement=MIN_AGREEMENT[precision],
-    )
-
-
-def _worst(
-    report: ParityReport, backend: OnnxRuntimeBackend, golden: _Frames, masks: Sequence[UInt8Array]
-) -> UInt8Array:
-    number = [name for name, _ in golden].index(report.worst_frame)
-    frame = golden[number][1]
-    found = backend.infer(frame[np.newaxis])[0][0]
-    return side_by_side(frame, masks[number], found, CITYSCAPES_PALETTE_RGB)
-
-
-def _golden_frames(spec: str | None, imgsz_hw: tuple[int, int]) -> _Frames:
-    """Named RGB frames at network size: spread over ``spec``, or of every domain of the streets."""
-    if spec is None:
-        return _streets(range(NUM_GOLDEN), imgsz_hw)
-    return _frames_of(spec, imgsz_hw, NUM_GOLDEN, part=0)
-
-
-def _calibration_frames(options: ExportOptions, imgsz_hw: tuple[int, int]) -> list[UInt8Array]:
-    """RGB frames at network size that are no golden ones: what is tuned on is not what is judged on."""
-    spec = options.calib or options.golden
-    if spec is None:
-        frames = _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
-    else:
-        frames = _frames_of(spec, imgsz_hw, NUM_CALIB, part=0 if options.calib else 1)
-    return [frame for _, frame in frames]
-
-
-def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> _Frames:
-    size_wh = (imgsz_hw[1], imgsz_hw[0])
-    drawn = [(DOMAINS[seed % len(DOMAINS)], seed) for seed in seeds]
-    return [
-        (f"streets_{domain}_{seed}", render_frame(seed=seed, domain=domain, size_wh=size_wh).image_rgb)
-        for domain, seed in drawn
-    ]
-
-
-def _frames_of(spec: str, imgsz_hw: tuple[int, int], wanted: int, *, part: int) -> _Frames:
-    """Frames spread over a data set: of ``part`` 0, or of 1, which shares none with it."""
-    data = open_unlabelled(spec, "val" if spec.startswith("streets:") else "train", imgsz_hw)
-    golden = _spread(len(data), NUM_GOLDEN)
-    if part == 0:
-        numbers = _spread(len(data), wanted)
-    else:
-        others = [i for i in range(len(data)) if i not in golden]
-        if not others:
-            raise InputError(
-                f"has {len(data)} frames, all golden: none is left to calibrate on",
-                where=spec,
-                fix="give --calib",
-            )
-        numbers = [others[i] for i in _spread(len(others), wanted)]
-    samples = [data[i] for i in numbers]
-    return [
-        (f"{i:02d}_{_plain(s.name)}", np.ascontiguousarray(resize_image(s.image_bgr, imgsz_hw)[:, :, ::-1]))
-        for i, s in enumerate(samples)
-    ]
-
-
-def _plain(name: str) -> str:
-    """``name`` as it can stand in a file name and in SHA256SUMS: letters, digits, ``_`` and ``-``, not too many."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name[:80])
-
-
-def _spread(length: int, wanted: int) -> Sequence[int]:
-    return sorted({int(i) for i in np.linspace(0, length - 1, min(length, wanted))})
+            yield precision, checked_bytes(typed_fp16(model, channel_statistics(model, frames_rgb))), None
+            continue
+        runtime: Runtime = "cpu" if precision == "int8" else "tensorrt"
+        with progress_bar(precision, len(convolutions(model)), quiet=options.quiet) as advance:
+            made = quantized(model, frames_rgb, runtime, min_agreement=MIN_AGREEMENT[precision], on_tried=advance)
+        yield precision, checked_bytes(made.model), str(made)
 
 
 def _provenance(network: nn.Module, model: str, **known: object) -> Provenance:

@@ -1,34 +1,70 @@
 """Parity: does an exported graph say what the trained network says?
 
 Judged on real frames, never on noise: a graph that is right on noise has been seen to give NaN on real frames.
+
+Network and preprocessing are told apart. *Frame in*: both get the same resized uint8 frame, and what differs is the
+graph; this has the gate. *Image in*: the graph gets the image as this project resizes it (OpenCV, whole numbers), the
+network gets it as torch does (in floating point, never rounded), and what differs more is the resizing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
+from cdga_export.frames import Frame
 from cdga_sdk.bundle import Precision
 from cdga_sdk.errors import GateError
 from cdga_sdk.opencv import cv2
 from cdga_sdk.overlay import Palette, color_map_bgr
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["MIN_AGREEMENT", "FrameParity", "ParityReport", "compare", "refuse_below_gate", "side_by_side"]
+__all__ = [
+    "MAX_MIOU_LOSS",
+    "MIN_AGREEMENT",
+    "FrameParity",
+    "LabelParity",
+    "ParityReport",
+    "Reference",
+    "compare",
+    "refuse_below_gate",
+    "side_by_side",
+    "with_labels",
+]
 
 MIN_AGREEMENT: Final[Mapping[Precision, float]] = MappingProxyType(
     {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8-trt": 0.99}
 )
 """The gates: the share of pixels with the same class that every frame must reach."""
 
+MAX_MIOU_LOSS: Final = 0.3
+"""The gate where labels are given: mIoU that a graph may have less than the float32 graph, in percentage points."""
+
 BOUNDARY_PX: Final = 3
 
 Infer = Callable[[UInt8Array], tuple[UInt8Array, UInt8Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the trained network says of a frame; all (H, W) uint8.
+
+    Attributes:
+        frame: The frame.
+        mask: Its classes, frame in.
+        conf: Their probabilities times 255.
+        image_mask: Its classes, image in.
+    """
+
+    frame: Frame
+    mask: UInt8Array
+    conf: UInt8Array
+    image_mask: UInt8Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +73,8 @@ class FrameParity:
 
     Attributes:
         name: Of the frame.
-        agreement: Share of pixels with the same class.
+        agreement: Share of pixels with the same class, frame in.
+        image_agreement: The same, image in; no gate.
         boundary_agreement: The same within three pixels of where the reference's class changes; 1 where it never does.
         max_confidence_difference: The largest, of 255.
         reference_classes: Classes that the reference sees.
@@ -45,9 +82,32 @@ class FrameParity:
 
     name: str
     agreement: float
+    image_agreement: float
     boundary_agreement: float
     max_confidence_difference: int
     reference_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelParity:
+    """Scores on labelled footage, percent.
+
+    Attributes:
+        data: What was scored, e.g. ``camvid:PATH val, common11 classes``.
+        frames: How many.
+        miou_fp32: Of the float32 graph.
+        miou: Of the graph that is judged.
+    """
+
+    data: str
+    frames: int
+    miou_fp32: float
+    miou: float
+
+    @property
+    def loss(self) -> float:
+        """Percentage points of mIoU that it has less."""
+        return self.miou_fp32 - self.miou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +118,37 @@ class ParityReport:
         reference: What is believed, e.g. ``torch 2.11.0 fp32``.
         candidate: What is judged, e.g. ``onnxruntime cpu fp16``.
         min_agreement: The gate.
-        agreement: Share of equal pixels over all frames.
+        agreement: Share of equal pixels over all frames, frame in.
+        image_agreement: The same, image in.
+        batch_agreement: The smallest share of a frame's pixels that are as they were when it ran alone, all frames
+            being one batch.
         boundary_agreement: The same near the reference's class boundaries, a mean over frames.
         class_agreement: By the name of each class that either sees: intersection over union of the two's pixels.
         worst_frame: Name of the frame with the lowest agreement.
         frames: Each frame's figures.
         faults: What makes the report fail; empty when the gate is passed.
+        labels: Scores on labelled footage, where it was given.
+        arithmetic: What is in which precision, where that is not all.
     """
 
     reference: str
     candidate: str
     min_agreement: float
     agreement: float
+    image_agreement: float
+    batch_agreement: float
     boundary_agreement: float
     class_agreement: dict[str, float]
     worst_frame: str
     frames: tuple[FrameParity, ...]
     faults: tuple[str, ...]
+    labels: LabelParity | None = None
+    arithmetic: str | None = None
+
+    @property
+    def worst_agreement(self) -> float:
+        """That of the worst frame."""
+        return min(frame.agreement for frame in self.frames)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values that JSON can hold."""
@@ -82,45 +156,61 @@ class ParityReport:
 
 
 def compare(
-    frames_rgb: Sequence[tuple[str, UInt8Array]],
-    reference: Infer,
+    references: Sequence[Reference],
     candidate: Infer,
     *,
     names: Sequence[str],
     reference_name: str,
     candidate_name: str,
     min_agreement: float,
+    arithmetic: str | None = None,
 ) -> ParityReport:
-    """Run both on every frame, one at a time.
+    """Run a graph on every frame, one at a time, and then on all as one batch.
 
     Args:
-        frames_rgb: Names and (H, W, 3) uint8 RGB frames of the network's size, at least one.
-        reference: Maps (N, H, W, 3) frames to mask and confidence.
-        candidate: The same, to be judged.
+        references: What the trained network says, of at least one frame.
+        candidate: Maps (N, H, W, 3) uint8 RGB frames to mask and confidence.
         names: Class names by train id.
         reference_name: For the report.
         candidate_name: For the report.
         min_agreement: Smallest share of equal pixels that every frame must reach.
+        arithmetic: For the report.
     """
     pixels = np.zeros(256 * 256, np.int64)
-    rows = []
-    for name, frame in frames_rgb:
-        mask, conf = (found[0] for found in reference(frame[np.newaxis]))
-        found_mask, found_conf = (found[0] for found in candidate(frame[np.newaxis]))
-        rows.append(_frame(name, mask, found_mask, conf, found_conf))
-        pixels += np.bincount((256 * mask.astype(np.int64) + found_mask).ravel(), minlength=pixels.size)
+    rows, masks = [], []
+    for reference in references:
+        found_mask, found_conf = (found[0] for found in candidate(reference.frame.frame_rgb[np.newaxis]))
+        rows.append(_frame(reference, found_mask, found_conf))
+        masks.append(found_mask)
+        pixels += np.bincount((256 * reference.mask.astype(np.int64) + found_mask).ravel(), minlength=pixels.size)
+    batched, _ = candidate(np.stack([reference.frame.frame_rgb for reference in references]))
+    batch_agreement = min(float((one == alone).mean()) for one, alone in zip(batched, masks, strict=True))
     worst = min(rows, key=lambda row: row.agreement)
     return ParityReport(
         reference=reference_name,
         candidate=candidate_name,
         min_agreement=min_agreement,
         agreement=float(np.mean([row.agreement for row in rows])),
+        image_agreement=float(np.mean([row.image_agreement for row in rows])),
+        batch_agreement=batch_agreement,
         boundary_agreement=float(np.mean([row.boundary_agreement for row in rows])),
         class_agreement=_class_agreement(pixels.reshape(256, 256), names),
         worst_frame=worst.name,
         frames=tuple(rows),
-        faults=tuple(_faults(rows, worst, min_agreement)),
+        faults=tuple(_faults(rows, worst, batch_agreement, min_agreement)),
+        arithmetic=arithmetic,
     )
+
+
+def with_labels(report: ParityReport, labels: LabelParity) -> ParityReport:
+    """The report with a score, which must not be lower than the float32 graph's by more than `MAX_MIOU_LOSS`."""
+    faults = report.faults
+    if not labels.loss <= MAX_MIOU_LOSS:
+        faults += (
+            f"mIoU {labels.miou:.2f} on {labels.data}, wanted at least {labels.miou_fp32 - MAX_MIOU_LOSS:.2f} "
+            f"(fp32 has {labels.miou_fp32:.2f})",
+        )
+    return replace(report, labels=labels, faults=faults)
 
 
 def refuse_below_gate(report: ParityReport, picture: Path | None = None) -> None:
@@ -155,12 +245,14 @@ def side_by_side(frame_rgb: UInt8Array, mask: UInt8Array, found: UInt8Array, pal
     return np.ascontiguousarray(np.hstack(pictures))
 
 
-def _frame(name: str, mask: UInt8Array, found: UInt8Array, conf: UInt8Array, found_conf: UInt8Array) -> FrameParity:
+def _frame(reference: Reference, found: UInt8Array, found_conf: UInt8Array) -> FrameParity:
+    mask, conf = reference.mask, reference.conf
     is_equal = mask == found
     near = _near_boundary(mask)
     return FrameParity(
-        name=name,
+        name=reference.frame.name,
         agreement=float(is_equal.mean()),
+        image_agreement=float((reference.image_mask == found).mean()),
         boundary_agreement=float(is_equal[near].mean()) if near.any() else 1.0,
         max_confidence_difference=int(np.abs(conf.astype(int) - found_conf.astype(int)).max()),
         reference_classes=int(np.unique(mask).size),
@@ -178,11 +270,16 @@ def _class_agreement(pixels: np.ndarray[tuple[int, int], np.dtype[np.int64]], na
     return {name: round(float(both[i] / either[i]), 6) for i, name in enumerate(names) if either[i]}
 
 
-def _faults(rows: Sequence[FrameParity], worst: FrameParity, min_agreement: float) -> list[str]:
+def _faults(rows: Sequence[FrameParity], worst: FrameParity, batch_agreement: float, min_agreement: float) -> list[str]:
     faults = []
     if worst.agreement < min_agreement:
         faults.append(
             f"agreement {100 * worst.agreement:.3f} % on frame {worst.name}, wanted {100 * min_agreement:.2f} %"
+        )
+    if batch_agreement < min_agreement:
+        faults.append(
+            f"as one batch of {len(rows)} a frame keeps {100 * batch_agreement:.3f} % of the classes it has alone, "
+            f"wanted {100 * min_agreement:.2f} %"
         )
     if all(row.reference_classes == 1 for row in rows):
         faults.append("the network gives one class everywhere on every frame: it is untrained, or its weights are NaN")

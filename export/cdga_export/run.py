@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
-from cdga_sdk.bundle import PRECISIONS, Precision
+from cdga_export.extra import parse_outputs
+from cdga_export.pace import WORTH_IT, relative_time
+from cdga_export.parity import ParityReport
+from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
+from cdga_sdk.bundle import PRECISIONS, Bundle, Precision
 from cdga_sdk.errors import UsageError
 
 __all__ = ["parse_imgsz", "parse_precisions", "run_export"]
@@ -23,6 +28,10 @@ def run_export(
     precision: str,
     golden: str | None,
     calib: str | None,
+    score: str | None,
+    score_classes: str,
+    outputs: str,
+    dynamic_size: bool,
     overwrite: bool,
     quiet: bool,
 ) -> Exported:
@@ -34,7 +43,17 @@ def run_export(
     """
     if output is None:
         raise UsageError("no output given", fix="pass -o model.cdga")
-    options = ExportOptions(precisions=parse_precisions(precision), golden=golden, calib=calib, overwrite=overwrite)
+    options = ExportOptions(
+        precisions=parse_precisions(precision),
+        golden=golden,
+        calib=calib,
+        score=score,
+        score_classes=score_classes,
+        outputs=parse_outputs(outputs),
+        dynamic_size=dynamic_size,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
     if (checkpoint is None) == (weights is None):
         raise UsageError("wanted either a CHECKPOINT or --weights", fix="e.g. cdga export runs/train/x -o model.cdga")
     if checkpoint is not None:
@@ -47,13 +66,31 @@ def run_export(
         done = export_weights(weights or "", model, parse_imgsz(imgsz), output, options)
     if not quiet:
         for report in done.parity.values():
-            typer.echo(
-                f"{report.candidate} = {report.reference} on {100 * report.agreement:.4f} % of pixels of "
-                f"{len(report.frames)} golden frames",
-                err=True,
-            )
+            typer.echo(_line(report), err=True)
+        if "int8" in done.parity:
+            typer.echo(_pace_line(done.bundle), err=True)
         typer.echo(str(done.bundle.path), err=True)
     return done
+
+
+def _line(report: ParityReport) -> str:
+    extra = f"; {report.arithmetic}" if report.arithmetic else ""
+    if report.labels is not None:
+        extra += f"; mIoU {report.labels.miou:.2f} on {report.labels.data}"
+    return (
+        f"{report.candidate} = {report.reference} on {100 * report.agreement:.4f} % of pixels of "
+        f"{len(report.frames)} golden frames, worst {100 * report.worst_agreement:.4f} %{extra}"
+    )
+
+
+def _pace_line(bundle: Bundle) -> str:
+    """Whether 8 bits pay on this machine."""
+    frames = [np.ascontiguousarray(f.image_bgr[np.newaxis, :, :, ::-1]) for f in bundle.golden_frames()]
+    fp32, int8 = (OnnxRuntimeBackend(bundle.graph(p), device="cpu") for p in ("fp32", "int8"))
+    ratio = relative_time(int8, fp32, frames)
+    if ratio < WORTH_IT:
+        return f"int8 takes {ratio:.2f} of fp32's time here, in ONNX Runtime on the CPU"
+    return f"int8 is not worth it here: it takes {ratio:.2f} of fp32's time in ONNX Runtime on this CPU"
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:

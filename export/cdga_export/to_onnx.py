@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cdga_sdk.bundle import Manifest
 from cdga_sdk.errors import MissingExtraError
@@ -18,7 +20,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnx", "export") from error
 
-__all__ = ["OPSET", "checked_bytes", "onnx_from_fused", "onnx_of"]
+__all__ = ["OPSET", "checked_bytes", "onnx_from_fused", "onnx_of", "state_facts", "traced"]
 
 OPSET = 18
 
@@ -32,25 +34,44 @@ def onnx_from_fused(fused: FusedNetwork, manifest: Manifest) -> bytes:
         A checked, single-file ONNX model.
     """
     height, width = fused.preprocess.imgsz_hw
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    model = traced(fused, fused.preprocess.imgsz_hw, {"frame": {0: "N"}, "mask": {0: "N"}, "conf": {0: "N"}})
+    for output in model.graph.output:
+        _state_size(output, height, width)
+    state_facts(model, manifest)
+    return checked_bytes(model)
+
+
+def traced(network: nn.Module, imgsz_hw: tuple[int, int], axes: Mapping[str, dict[int, str]]) -> onnx.ModelProto:
+    """The graph of a module that maps frames to tensors.
+
+    Args:
+        network: Takes (N, H, W, 3) uint8 frames.
+        imgsz_hw: Height and width of the frames that it is traced with.
+        axes: The names of the input and of each output, in order, and of their dynamic axes.
+    """
+    example = torch.zeros(2, *imgsz_hw, 3, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         file = Path(folder) / "model.onnx"
         # The exporter that traces is called deprecated; the newer one is used once its graph is proven as good:
         # docs/decisions/0003-onnx-exporter.md
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            fused,
+            network,
             (example,),
             file,
             dynamo=False,
             opset_version=OPSET,
-            input_names=["frame"],
-            output_names=["mask", "conf"],
-            dynamic_axes={"frame": {0: "N"}, "mask": {0: "N"}, "conf": {0: "N"}},
+            input_names=list(axes)[:1],
+            output_names=list(axes)[1:],
+            dynamic_axes=axes,
         )
         model = onnx.load_model(file)
-    _fix_output_shapes(model, height, width)
     _name_constants_directly(model.graph)
+    return model
+
+
+def state_facts(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Put into the file's metadata what a reader of the file alone needs."""
     facts = {
         "names": json.dumps(manifest.names),
         "preprocess": manifest.preprocess.model_dump_json(),
@@ -59,7 +80,6 @@ def onnx_from_fused(fused: FusedNetwork, manifest: Manifest) -> bytes:
         "made_by": manifest.provenance.made_by,
     }
     onnx.helper.set_model_props(model, {f"cdga.{key}": value for key, value in facts.items()})
-    return checked_bytes(model)
 
 
 def onnx_of(data: bytes) -> onnx.ModelProto:
@@ -83,10 +103,8 @@ def _name_constants_directly(graph: onnx.GraphProto) -> None:
         node.input[:] = [same.get(name, name) for name in node.input]
 
 
-def _fix_output_shapes(model: onnx.ModelProto, height: int, width: int) -> None:
-    """State the outputs' sizes, which tracing leaves open."""
-    for output in model.graph.output:
-        dims = output.type.tensor_type.shape.dim
-        for dim, size in zip(dims[1:], (height, width), strict=True):
-            dim.Clear()
-            dim.dim_value = size
+def _state_size(output: onnx.ValueInfoProto, height: int, width: int) -> None:
+    """State a mask's size, which tracing leaves open."""
+    for dim, size in zip(output.type.tensor_type.shape.dim[1:], (height, width), strict=True):
+        dim.Clear()
+        dim.dim_value = size

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cdga_export.export import NUM_GOLDEN, export_checkpoint
+from cdga_export.export import export_checkpoint
+from cdga_export.frames import NUM_GOLDEN
 from cdga_export.run import parse_imgsz
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import run

@@ -8,7 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cdga_export.parity import MIN_AGREEMENT, ParityReport, compare, refuse_below_gate, side_by_side
+from cdga_export.frames import Frame
+from cdga_export.parity import (
+    MAX_MIOU_LOSS,
+    MIN_AGREEMENT,
+    LabelParity,
+    ParityReport,
+    Reference,
+    compare,
+    refuse_below_gate,
+    side_by_side,
+    with_labels,
+)
 from cdga_sdk.errors import GateError
 from cdga_sdk.preprocess import UInt8Array
 
@@ -42,9 +53,27 @@ NAMES = tuple(f"class {i}" for i in range(12))
 FRAMES = [("a", frame(1, 2, 3, 4)), ("b", frame(1, 1, 1, 5))]
 
 
-def judged(candidate: Infer, *, frames: list[tuple[str, UInt8Array]] = FRAMES, gate: float = 1.0) -> ParityReport:
+def reference(name: str, frame_rgb: UInt8Array, image_in: dict[int, int]) -> Reference:
+    mask, conf = (found[0] for found in told(frame_rgb[None]))
+    image_mask = off_by(image_in)(frame_rgb[None])[0][0]
+    frame = Frame(name=name, image_bgr=frame_rgb, frame_rgb=frame_rgb)
+    return Reference(frame=frame, mask=mask, conf=conf, image_mask=image_mask)
+
+
+def judged(
+    candidate: Infer,
+    *,
+    frames: list[tuple[str, UInt8Array]] = FRAMES,
+    gate: float = 1.0,
+    image_in: dict[int, int] | None = None,
+) -> ParityReport:
     return compare(
-        frames, told, candidate, names=NAMES, reference_name="torch", candidate_name="graph", min_agreement=gate
+        [reference(name, frame_rgb, image_in or {}) for name, frame_rgb in frames],
+        candidate,
+        names=NAMES,
+        reference_name="torch",
+        candidate_name="graph",
+        min_agreement=gate,
     )
 
 
@@ -55,6 +84,37 @@ def test_agreement_by_hand() -> None:
     assert [f.max_confidence_difference for f in report.frames] == [3, 3]
     assert (report.agreement, report.worst_frame, report.faults) == (0.375, "b", ())
     refuse_below_gate(report)
+
+
+def test_frame_in_and_image_in_are_told_apart() -> None:
+    report = judged(told, image_in={1: 7})
+    assert report.agreement == 1.0
+    assert [f.image_agreement for f in report.frames] == [0.75, 0.25]
+    assert report.image_agreement == 0.5
+    refuse_below_gate(report)  # what resizing does is stated, not judged
+
+
+def test_a_graph_that_mixes_up_a_batch_is_refused() -> None:
+    def first_of_batch_for_all(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+        mask, conf = told(frames_NHWC)
+        return np.repeat(mask[:1], len(mask), axis=0), conf
+
+    report = judged(first_of_batch_for_all, gate=0.5)
+    assert (report.agreement, report.batch_agreement) == (1.0, 0.25)
+    with pytest.raises(GateError, match=r"as one batch of 2 a frame keeps 25\.000 % of the classes it has alone"):
+        refuse_below_gate(report)
+
+
+@pytest.mark.parametrize(("miou", "is_refused"), [(70.1, False), (70.0, False), (69.6, True), (float("nan"), True)])
+def test_labels_are_a_gate_too(miou: float, is_refused: bool) -> None:
+    labels = LabelParity(data="town val", frames=3, miou_fp32=70.0 + MAX_MIOU_LOSS - 0.001, miou=miou)
+    report = with_labels(judged(told), labels)
+    assert report.labels is labels
+    if not is_refused:
+        refuse_below_gate(report)
+        return
+    with pytest.raises(GateError, match=r"mIoU .* on town val, wanted at least 70\.00 \(fp32 has 70\.30\)"):
+        refuse_below_gate(report)
 
 
 def test_confidence_difference_does_not_wrap_around() -> None:
@@ -132,6 +192,7 @@ def test_report_is_plain_json() -> None:
     assert plain["frames"][1] == {
         "name": "b",
         "agreement": 1.0,
+        "image_agreement": 1.0,
         "boundary_agreement": 1.0,
         "max_confidence_difference": 0,
         "reference_classes": 2,

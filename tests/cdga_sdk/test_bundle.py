@@ -298,6 +298,22 @@ def test_other_precisions_are_files_of_their_own(tmp_path: Path) -> None:
         bundle.graph("int8")
 
 
+def test_texts_lie_where_they_are_named_and_are_protected(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "a.cdga", **parts(texts={"deploy/how/to.txt": "run it, π\n"})).path
+    assert (path / "deploy/how/to.txt").read_bytes() == "run it, π\n".encode()
+    (path / "deploy/how/to.txt").write_text("run that")
+    with pytest.raises(IntegrityError, match=r"changed since it was written: deploy/how/to\.txt"):
+        Bundle.open(path)
+
+
+def test_a_bundle_without_texts_opens_as_older_ones_do(tiny_bundle: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older.cdga"
+    shutil.copytree(tiny_bundle, older)
+    shutil.rmtree(older / "deploy")
+    sign(older)
+    assert Bundle.open(older).manifest == Bundle.open(tiny_bundle).manifest
+
+
 def test_a_graph_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
     manifest = parts()["manifest"].model_copy(update={"precisions": ("fp32", "int8")})
     with pytest.raises(ModelError, match=r"names int8, but there is no model\.int8\.onnx"):

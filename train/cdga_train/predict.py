@@ -24,6 +24,7 @@ __all__ = [
     "predict_head_prob",
     "predict_mask",
     "predict_mask_published",
+    "predict_mask_resized_by_torch",
     "predict_prob",
     "predictor",
     "upsampled_argmax",
@@ -47,6 +48,20 @@ def predict_mask(fused: FusedNetwork, image_bgr: UInt8Array) -> UInt8Array:
     mask_NHW, _ = predict_frames(fused, _frame_rgb(fused, image_bgr)[np.newaxis])
     height, width = image_bgr.shape[:2]
     return resize_label(mask_NHW[0], (height, width))
+
+
+def predict_mask_resized_by_torch(fused: FusedNetwork, image_bgr: UInt8Array) -> UInt8Array:
+    """The mask at the network's size of one BGR image that torch resized, in floating point and never rounded.
+
+    `predict_mask` resizes with OpenCV to whole numbers, as everything here does; this is the ruler for that.
+    """
+    image_HWC = torch.from_numpy(np.ascontiguousarray(image_bgr[:, :, ::-1])).to(_device(fused)).float()
+    with torch.inference_mode():
+        frame_1CHW = F.interpolate(
+            image_HWC.permute(2, 0, 1)[None], size=fused.preprocess.imgsz_hw, mode="bilinear", align_corners=False
+        )
+        mask_1HW, _ = fused(frame_1CHW.permute(0, 2, 3, 1))
+    return np.asarray(mask_1HW[0].cpu().numpy(), np.uint8)
 
 
 def predict_prob(fused: FusedNetwork, image_bgr: UInt8Array) -> Tensor:

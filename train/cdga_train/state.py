@@ -56,7 +56,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def build_network(checkpoint: Checkpoint) -> nn.Module:
+def build_network(checkpoint: Checkpoint) -> SegmentationNetwork:
     """The segmentation network of a checkpoint, in eval mode on the CPU.
 
     Raises:

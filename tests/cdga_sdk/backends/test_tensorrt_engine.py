@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -143,6 +144,17 @@ def labelled_frames(folder: Path) -> Path:
     write_png(folder / "images/0.png", picture)
     write_png(folder / "labels/0.png", picture[:, :, 0])
     return folder
+
+
+def test_segment_names_the_command_that_installs_tensorrt(
+    tiny_bundle: Path, ride: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert run(["segment", str(ride), "--model", str(tiny_bundle), "--backend", "tensorrt"]) == 6
+    error = capsys.readouterr().err
+    assert error.startswith("error[E-RESOURCE]: 'tensorrt' is needed here (")
+    assert error.endswith("); pip install 'cdga-sdk[trt]'\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.usefixtures("without_gpu")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cdga_sdk.preprocess import Preprocess
 
-__all__ = ["FusedNetwork", "Normalise"]
+__all__ = ["FusedNetwork", "Normalise", "classified"]
 
 
 class Normalise(nn.Module):
@@ -60,11 +60,13 @@ class FusedNetwork(nn.Module):
             mask (N, H, W) uint8: argmax of the logits upsampled bilinearly to H x W.
             conf (N, H, W) uint8: softmax probability of that class, times 255, rounded.
         """
-        logits_NCHW = self.network(self.normalise(frame_NHWC))
-        logits_NCHW = F.interpolate(
-            logits_NCHW.float(), size=self.preprocess.imgsz_hw, mode="bilinear", align_corners=False
-        )
-        top_N1HW, mask_N1HW = logits_NCHW.max(dim=1, keepdim=True)
-        # The softmax at its own maximum: one exponential per logit and one division per pixel, not per class.
-        conf_NHW = 255 / (logits_NCHW - top_N1HW).exp().sum(dim=1)
-        return mask_N1HW[:, 0].to(torch.uint8), conf_NHW.round().to(torch.uint8)
+        return classified(self.network(self.normalise(frame_NHWC)), self.preprocess.imgsz_hw)
+
+
+def classified(logits_NChw: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The class and its probability at ``size_hw`` from logits at any size; see `FusedNetwork.forward`."""
+    logits_NCHW = F.interpolate(logits_NChw.float(), size=size_hw, mode="bilinear", align_corners=False)
+    top_N1HW, mask_N1HW = logits_NCHW.max(dim=1, keepdim=True)
+    # The softmax at its own maximum: one exponential per logit and one division per pixel, not per class.
+    conf_NHW = 255 / (logits_NCHW - top_N1HW).exp().sum(dim=1)
+    return mask_N1HW[:, 0].to(torch.uint8), conf_NHW.round().to(torch.uint8)

@@ -1,0 +1,93 @@
+"""Real frames: some that an export is judged on, others that it is set by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from cdga_sdk.errors import InputError
+from cdga_sdk.preprocess import UInt8Array, resize_image
+from cdga_train.data.spec import open_unlabelled
+from cdga_train.data.streets import DOMAINS, render_frame
+
+__all__ = ["NUM_CALIB", "NUM_GOLDEN", "Frame", "calibration_frames", "golden_frames"]
+
+NUM_GOLDEN: Final = 8
+NUM_CALIB: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A frame twice.
+
+    Attributes:
+        name: As it can stand in a file name.
+        image_bgr: (any height, any width, 3) uint8, as it was read.
+        frame_rgb: (H, W, 3) uint8, as the network takes it.
+    """
+
+    name: str
+    image_bgr: UInt8Array
+    frame_rgb: UInt8Array
+
+
+def golden_frames(golden: str | None, imgsz_hw: tuple[int, int]) -> list[Frame]:
+    """Frames spread over the data ``golden``, or of every domain of the streets."""
+    if golden is None:
+        return _streets(range(NUM_GOLDEN), imgsz_hw)
+    return _frames_of(golden, imgsz_hw, NUM_GOLDEN, beside_golden=False)
+
+
+def calibration_frames(golden: str | None, calib: str | None, imgsz_hw: tuple[int, int]) -> list[Frame]:
+    """Frames spread over ``calib``, or over what ``golden`` has beside golden frames: tuning and judging stay apart.
+
+    Raises:
+        InputError: All frames of ``golden`` are golden.
+    """
+    if calib is not None:
+        return _frames_of(calib, imgsz_hw, NUM_CALIB, beside_golden=False)
+    if golden is not None:
+        return _frames_of(golden, imgsz_hw, NUM_CALIB, beside_golden=True)
+    return _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
+
+
+def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> list[Frame]:
+    size_wh = (imgsz_hw[1], imgsz_hw[0])
+    frames = []
+    for seed in seeds:
+        domain = DOMAINS[seed % len(DOMAINS)]
+        drawn = render_frame(seed=seed, domain=domain, size_wh=size_wh)
+        frames.append(_frame(f"streets_{domain}_{seed}", np.ascontiguousarray(drawn.image_rgb[:, :, ::-1]), imgsz_hw))
+    return frames
+
+
+def _frames_of(spec: str, imgsz_hw: tuple[int, int], wanted: int, *, beside_golden: bool) -> list[Frame]:
+    data = open_unlabelled(spec, "val" if spec.startswith("streets:") else "train", imgsz_hw)
+    numbers: Sequence[int] = range(len(data))
+    if beside_golden:
+        golden = set(_spread(numbers, NUM_GOLDEN))
+        numbers = [i for i in numbers if i not in golden]
+    if not numbers:
+        raise InputError(
+            f"has {len(data)} frames, all golden: none is left to calibrate on", where=spec, fix="give --calib"
+        )
+    samples = (data[number] for number in _spread(numbers, wanted))
+    return [_frame(f"{i:02d}_{_plain(s.name)}", s.image_bgr, imgsz_hw) for i, s in enumerate(samples)]
+
+
+def _frame(name: str, image_bgr: UInt8Array, imgsz_hw: tuple[int, int]) -> Frame:
+    frame_rgb = np.ascontiguousarray(resize_image(image_bgr, imgsz_hw)[:, :, ::-1])
+    return Frame(name=name, image_bgr=image_bgr, frame_rgb=frame_rgb)
+
+
+def _plain(name: str) -> str:
+    """``name`` as it can stand in a file name and in SHA256SUMS: letters, digits, ``_`` and ``-``, not too many."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name[:80])
+
+
+def _spread(numbers: Sequence[int], wanted: int) -> list[int]:
+    places = np.linspace(0, len(numbers) - 1, min(len(numbers), wanted))
+    return [numbers[int(place)] for place in places]
