@@ -90,8 +90,7 @@ def test_what_a_gpu_cannot_compute_is_named(model_bytes: bytes) -> None:
         build_plan(model_bytes, key("75"))
 
 
-# ResNet-101 and the strides of caffe are each in another one.
-@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"deeplabv2_resnet101_caffe", "efficientvit_b0"}))
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"efficientvit_b0"}))
 def test_each_other_network_is_parsed_and_built(name: str) -> None:
     model = exported(name)
     for sm in ("89", "120"):
