@@ -2,14 +2,16 @@
 .PHONY: demo test lint fix clean
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/streets_adaptation.py --seeds 0 --output runs/demo --show
 
+# One thread a process: the tensors are small, and processes share the work better than threads do.
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@
     deploy/         how to run it without this project (`cdga_export.deploy`); older bundles lack it
     SHA256SUMS      the hash of every file above, in the format of ``sha256sum --check``
 
-A bundle is opened only when every byte is as it was written. SHA256SUMS protects against damage and carelessness,
-not against somebody who writes a bundle of his own.
+A bundle is opened only when every byte is as it was written, and its graphs hold all their weights. SHA256SUMS protects
+against damage and carelessness, not against somebody who writes a bundle of his own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
+from cdga_sdk.onnx_file import external_locations
 from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
 __all__ = [
@@ -214,7 +215,8 @@ class Bundle:
 
         Raises:
             InputError: There is no such folder.
-            ModelError: It is not a bundle, or of a schema that this version does not read.
+            ModelError: It is not a bundle, of a schema that this version does not read, or a graph keeps weights in
+                another file.
             IntegrityError: A byte differs from what was written, or a file is missing.
         """
         folder = Path(path)
@@ -313,6 +315,16 @@ def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes
     name = graph_file(precision)
     if name not in files:
         raise ModelError(f"the manifest names {precision}, but there is no {name}", where=folder, fix="export it again")
+    try:
+        outside = external_locations(files[name])
+    except ValueError as error:
+        raise ModelError(f"not an ONNX file ({error})", where=folder / name, fix="export it again") from error
+    if outside:
+        raise ModelError(
+            f"keeps {len(outside)} tensors in other files, e.g. '{outside[0][:100]}', wanted all weights in the graph",
+            where=folder / name,
+            fix="export it again, or merge them with onnx.load and onnx.save",
+        )
     return files[name]
 
 

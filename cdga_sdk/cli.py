@@ -55,6 +55,9 @@ Score = Annotated[
     str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
 ]
 ExtraOutputs = Annotated[str, typer.Option(help="Add logits or features: an extra graph for programs of your own.")]
+OnIncompatible = Annotated[
+    str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
+]
 TrtRtx = Annotated[
     bool, typer.Option("--trt-rtx", help="Also build engines of TensorRT for RTX beside the bundle; needs no GPU.")
 ]
@@ -191,9 +194,7 @@ def segment(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
-    on_incompatible: Annotated[
-        str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
-    ] = "rebuild",
+    on_incompatible: OnIncompatible = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
     end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
@@ -245,6 +246,7 @@ def evaluate(
         str, typer.Option(help="deployed (as a bundle works) or published (as papers state it; checkpoints only).")
     ] = "deployed",
     precision: Annotated[str, typer.Option(help="Which graph of a bundle: fp32, fp16 or int8.")] = "fp32",
+    on_incompatible: OnIncompatible = "rebuild",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
     quiet: Quiet = False,
@@ -263,6 +265,7 @@ def evaluate(
         quiet=quiet,
         protocol=protocol,
         precision=precision,
+        on_incompatible=on_incompatible,
     )
     if as_json:
         facts = {"model": model, "data": data, "split": split, "classes": classes, "backend": used}
@@ -278,6 +281,7 @@ def verify(
     precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
     backend: BackendName = "auto",
     device: Device = "auto",
+    on_incompatible: OnIncompatible = "rebuild",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -285,7 +289,7 @@ def verify(
     from cdga_sdk.verify import refuse_below_gate
     from cdga_sdk.verify import verify as verified
 
-    found = verified(model, precision=precision, backend=backend, device=device)
+    found = verified(model, precision=precision, backend=backend, device=device, on_incompatible=on_incompatible)
     if as_json:
         _print_json(found.as_dict())
     elif not quiet:

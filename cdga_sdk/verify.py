@@ -45,14 +45,23 @@ class Verification:
         return asdict(self)
 
 
-def verify(model: str | Path, *, precision: str = "fp32", backend: str = "auto", device: str = "auto") -> Verification:
-    """Replay a bundle's golden frames.
+def verify(
+    model: str | Path,
+    *,
+    precision: str = "fp32",
+    backend: str = "auto",
+    device: str = "auto",
+    on_incompatible: str = "rebuild",
+) -> Verification:
+    """Replay a bundle's golden frames; the arguments are those of `cdga_sdk.Segmenter`.
 
     Raises:
         CdgaError: As `cdga_sdk.Segmenter` does.
     """
     bundle = Bundle.open(model)
-    runtime = open_backend(bundle.graph(precision), precision=precision, backend=backend, device=device)
+    runtime = open_backend(
+        bundle.graph(precision), precision=precision, backend=backend, device=device, on_incompatible=on_incompatible
+    )
     agreement, times_ms = {}, []
     frames = bundle.golden_frames()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ TINY_HW = (64, 128)
 def few_threads() -> None:
     """Small tensors: torch's thread barriers cost more than they bring, above all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeds_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, which this process and those it starts inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ are written by hand here, from the data sets' own tables: they check the product
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -184,4 +185,16 @@ def make_camvid_fast_ai(
         write_png(root / "labels" / names[-1].replace(".png", "_P.png"), in_ids(label, CAMVID32_IDS))
     (root / "codes.txt").write_text("\n".join(CODES.split()) + "\n")
     (root / "valid.txt").write_text("\n".join(names[train:]))
+    return root
+
+
+def some_of_camvid(camvid: Path, root: Path, chosen: slice) -> Path:
+    """Those frames of the real CamVid's val, in ``root``."""
+    names = (camvid / "val.txt").read_text(encoding="utf-8").split()[chosen]
+    for kind in ("images", "labels"):
+        (root / kind / "val").mkdir(parents=True)
+        for name in names:
+            (file,) = (camvid / kind / "val").glob(f"{name}.*")
+            shutil.copy(file, root / kind / "val")
+    (root / "val.txt").write_text("\n".join(names), encoding="utf-8")
     return root

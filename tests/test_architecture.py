@@ -34,7 +34,7 @@ HEAVY_HOMES = {
     "tensorrt": {"cdga_sdk/backends/tensorrt_build.py"},
     "tensorrt_rtx": {"cdga_sdk/backends/tensorrt_build.py"},
     "cuda": {"cdga_sdk/backends/cuda_device.py"},
-    "filelock": {"cdga_sdk/backends/engine_cache.py", "train/cdga_train/rounds.py"},
+    "filelock": {"cdga_sdk/backends/engine_eviction.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},

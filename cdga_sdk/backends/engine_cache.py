@@ -2,12 +2,13 @@
 
 An engine is executable code and TensorRT does not notice when it was changed, so an engine is handed out only from a
 folder of the user's own, and only when its bytes, already in memory, have the hash that was written beside them.
+``CDGA_CACHE`` chooses the folder; ``CDGA_CACHE_GIB`` (8 by default) bounds it: the least recently used go first.
 
 ::
 
     HASH.engine         the plan, as TensorRT wrote it: nothing before it, so that other tools load it too
     HASH.engine.json    what it is (`Sidecar`); written last, so that an entry is there when this file is
-    HASH.lock           held by the process that builds it
+    HASH.lock           held by the process that builds or deletes it
 
 HASH is that of all fields of `EngineKey`. This module knows neither TensorRT nor CUDA: who asks brings what builds.
 """
@@ -30,7 +31,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdga_sdk.atomic import error_from_os, write_bytes
 from cdga_sdk.backends.choice import OnIncompatible
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, MissingExtraError, ModelError, UsageError
+from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError
 
 __all__ = [
     "EngineCache",
@@ -227,10 +229,12 @@ class EngineCache:
             build: Makes the plan; takes minutes.
             on_incompatible: What to do when there is no engine that fits: ``rebuild`` builds it, ``fallback`` gives
                 None, ``error`` refuses.
-            say: Takes one line that tells why no kept engine fits, and what happens now.
+            say: Takes one line that tells why no kept engine fits, and what happens now; and one if others had to
+                make room.
 
         Raises:
             ModelError: No engine fits and ``on_incompatible`` is ``error``.
+            UsageError: ``CDGA_CACHE_GIB`` is no size.
             ResourceError: The disk is full; nothing half written stays.
             CdgaError: Whatever ``build`` raises; nothing is kept.
         """
@@ -254,7 +258,10 @@ class EngineCache:
                 f"building a TensorRT engine: {found.why}; "
                 + (f"it took {found.last_build_s:.0f} s the last time" if again else "it may take minutes")
             )
-            return self._build(key, build)
+            limit = limit_bytes()  # before the minutes that building takes: it may be refused
+            built = self._build(key, build)
+            evict(self.folder, limit, keep=key.digest, say=say)
+            return built
 
     def _look_up(self, key: EngineKey) -> VerifiedEngine | _Misfit:
         path = self.path_of(key)
@@ -270,6 +277,7 @@ class EngineCache:
         fault = "the one that was kept is missing" if data is None else _fault_of(data, sidecar)
         if data is None or fault:
             return _Misfit(why=fault, last_build_s=sidecar.build_s)
+        mark_used(path)
         return VerifiedEngine(data=data, sidecar=sidecar)
 
     def _nearest(self, key: EngineKey) -> _Misfit:
@@ -290,16 +298,11 @@ class EngineCache:
 
     @contextmanager
     def _lock(self, key: EngineKey, say: Callable[[str], None]) -> Iterator[None]:
-        try:
-            import filelock
-        except ImportError as error:
-            raise MissingExtraError("filelock", "trt") from error
-        # The operating system's lock: it goes with the process that holds it, however that ends.
-        lock = filelock.FileLock(self.folder / f"{key.digest}.lock")
+        lock = entry_lock(self.folder, key.digest)
         try:
             try:
                 lock.acquire(timeout=0)
-            except filelock.Timeout:
+            except TimeoutError:
                 say("another process is building this TensorRT engine; waiting for it")
                 lock.acquire()
             yield

@@ -54,7 +54,7 @@ class OnnxRuntimeBackend:
         # TF32 would change labels on Ampere and later: fp32 is what is promised.
         settings = {"use_tf32": "0"} if device == "cuda" else {}
         try:
-            # From bytes: exactly what was hashed is what is loaded, and no external data can be named beside it.
+            # From bytes: exactly what was hashed is what is loaded; a graph that names other files was refused before.
             self._session = onnxruntime.InferenceSession(
                 model_bytes, options, providers=[(provider, settings)], enable_fallback=0
             )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_kills_in_a_run_of_the_benchmark(tmp_path: Path) -> None:
 
 def test_a_killed_command_is_resumed_by_the_command(tmp_path: Path) -> None:
     make_domains(tmp_path)
-    config = small_config(tmp_path)
+    config = replace(small_config(tmp_path), iters=3)
     changed = config_as_dict(config)
     words = [
         f"{key}={changed[key]}" for key in ("rounds", "num_groups", "iters", "candidates", "save_every", "log_every")

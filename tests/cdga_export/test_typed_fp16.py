@@ -123,7 +123,8 @@ def test_the_float32_graph_is_left_alone(fp32: onnx.ModelProto) -> None:
     assert fp32.SerializeToString(deterministic=True) == before
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# ResNet-101 and the strides of caffe are each in another one.
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "deeplabv2_resnet101_caffe"])
 def test_every_network_in_half_precision(name: str) -> None:
     torch.manual_seed(3)
     fused = calibrated(NETWORKS[name].build(19), JUDGED)

@@ -99,7 +99,8 @@ def test_one_count_gives_every_column() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--backend", "onnxruntime"], "--backend and --precision are for bundles"),
+        (["--backend", "onnxruntime"], "--backend, --precision and --on-incompatible are for bundles"),
+        (["--on-incompatible", "fallback"], "--on-incompatible are for bundles; torch scores a checkpoint"),
         (["--device", "cdua"], "unknown device 'cdua'; use auto, cpu, cuda or cuda:N"),
         (["--protocol", "publshed"], "unknown protocol 'publshed'; did you mean 'published'?"),
         (["--protocol", ""], "use one of deployed, published"),

@@ -63,11 +63,12 @@ def folder_in(tmp_path: Path, name: str) -> Path:
 def test_resume_is_bit_for_bit(tmp_path: Path, arm: str, optim: str) -> None:
     config = replace(
         SMALL,
+        iters=8,
         arm="cdga" if arm == "cdga" else "source_only",
         optim=OptimConfig(name="sgd" if optim == "sgd" else "adamw", lr=1e-3, poly_iters=20),
     )
     whole, halves = folder_in(tmp_path, "whole"), folder_in(tmp_path, "halves")
-    first = train(replace(config, iters=6), halves)
+    first = train(replace(config, iters=4), halves)
     half_way = fingerprint(first)
     train(replace(config, workers=1), halves, resume_from=load_checkpoint(first))
     train(config, whole)
@@ -77,7 +78,7 @@ def test_resume_is_bit_for_bit(tmp_path: Path, arm: str, optim: str) -> None:
         for f in (whole, halves)
     ]
     assert lines[0] == lines[1]
-    assert [line["iteration"] for line in lines[0]] == [2, 4, 6, 8, 10, 12]
+    assert [line["iteration"] for line in lines[0]] == [2, 4, 6, 8]
 
 
 def test_other_seed_other_run(tmp_path: Path) -> None:
@@ -181,6 +182,7 @@ def test_trains_off_the_main_thread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_process_can_be_resumed(tmp_path: Path, number: signal.Signals, code: int) -> None:
     words = ["streets_cdga", "imgsz=64,64", "align_resolution=input", "num_groups=2", "batch=1", "log_every=1"]
+    words += ["candidates=0"]  # what is chosen among them is not looked at here
     command = [sys.executable, "-m", "cdga_sdk", "train", *words, "iters=100000", "save_every=100000"]
     folder = tmp_path / "run"
     with subprocess.Popen(

@@ -31,6 +31,7 @@ def run_evaluate(
     quiet: bool,
     protocol: str = "deployed",
     precision: str = "fp32",
+    on_incompatible: str = "rebuild",
 ) -> tuple[Scores, str]:
     """Score ``model`` on ``data``; also returns what computed it. Only a checkpoint needs torch.
 
@@ -45,6 +46,7 @@ def run_evaluate(
         protocol: ``deployed``: argmax at the network's size, then nearest to the label's, as a bundle works.
             ``published``: probabilities bilinearly to the label's size, then argmax, as papers state mIoU.
         precision: Which graph of a bundle.
+        on_incompatible: When no kept TensorRT engine fits a bundle: ``rebuild``, ``fallback`` or ``error``.
 
     Raises:
         UsageError: No such protocol, or a model that cannot be scored so.
@@ -55,8 +57,10 @@ def run_evaluate(
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
         raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
     if not ((Path(model) / SUMS).is_file() or Path(model).suffix == ".cdga"):
-        if backend != "auto" or precision != "fp32":
-            raise UsageError("--backend and --precision are for bundles; torch scores a checkpoint", where=model)
+        if (backend, precision, on_incompatible) != ("auto", "fp32", "rebuild"):
+            raise UsageError(
+                "--backend, --precision and --on-incompatible are for bundles; torch scores a checkpoint", where=model
+            )
         return _score_checkpoint(model, data, split, classes, device=device, quiet=quiet, protocol=protocol)
     if protocol == "published":
         raise UsageError(
@@ -64,7 +68,9 @@ def run_evaluate(
             where=model,
             fix="name the checkpoint, or use --protocol deployed",
         )
-    with Segmenter(model, precision=precision, backend=backend, device=device) as segmenter:
+    with Segmenter(
+        model, precision=precision, backend=backend, device=device, on_incompatible=on_incompatible
+    ) as segmenter:
         dataset = open_labelled(data, split, segmenter.imgsz)
         with progress_bar("evaluate", len(dataset), quiet=quiet) as advance:
             scores = evaluate(lambda image: segmenter(image).mask, dataset, classes, on_frame=advance)

@@ -21,6 +21,7 @@ from cdga_sdk.backends.tensorrt_engine import TensorRtBackend, open_kept, open_t
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import run
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
+from cdga_sdk.image import write_png
 
 Frames = NDArray[np.uint8]
 
@@ -118,8 +119,31 @@ def test_fallback_runs_without_tensorrt_and_says_so(bundle: Bundle, capsys: pyte
 def test_segment_says_it_in_one_line(tiny_bundle: Path, ride: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["segment", str(ride), "--model", str(tiny_bundle), "--backend", "tensorrt"]) == 6
     assert capsys.readouterr().err.count("\n") == 1
-    words = ["segment", str(ride), "--model", str(tiny_bundle), "--on-incompatible", "perhaps"]
-    assert run(words) == 2
+
+
+@pytest.mark.usefixtures("without_gpu")
+@pytest.mark.parametrize("command", ["segment", "verify", "evaluate"])
+def test_every_command_takes_on_incompatible(
+    command: str, tiny_bundle: Path, ride: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {
+        "segment": [str(ride), "--model", str(tiny_bundle), "-o", str(tmp_path / "out"), "--max-frames", "1"],
+        "verify": [str(tiny_bundle)],
+        "evaluate": [str(tiny_bundle), "--data", f"folder:{labelled_frames(tmp_path / 'data')}"],
+    }
+    words = [command, *arguments[command], "--backend", "tensorrt", "--quiet", "--on-incompatible"]
+    for way, code in {"fallback": 0, "error": 6, "rebuild": 6, "perhaps": 2}.items():
+        assert run([*words, way]) == code, way
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ("running without TensorRT" in line) == (way == "fallback")
+
+
+def labelled_frames(folder: Path) -> Path:
+    """A data set of one frame."""
+    picture = np.zeros((64, 128, 3), np.uint8)
+    write_png(folder / "images/0.png", picture)
+    write_png(folder / "labels/0.png", picture[:, :, 0])
+    return folder
 
 
 def test_segment_names_the_command_that_installs_tensorrt(
