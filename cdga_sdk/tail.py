@@ -97,7 +97,7 @@ def head_confidence(logits_Chw: Float32Array) -> Float32Array:
     """
     logits_Chw = _checked(logits_Chw)
     sum_hw: Float32Array = np.exp(logits_Chw - logits_Chw.max(axis=0)).sum(axis=0)
-    return 1 / sum_hw
+    return np.reciprocal(sum_hw)
 
 
 @dataclass(frozen=True, kw_only=True)
