@@ -55,10 +55,10 @@ def labels(logits_Chw: Float32Array, size_hw: tuple[int, int]) -> UInt8Array:
     mixed = np.flatnonzero((winner_4n != winner_4n[0]).any(axis=0))
     for start in range(0, len(mixed), grid.block):
         cells = mixed[start : start + grid.block]
-        candidate_Cm = _candidates(logits_Chw, grid.corner_4n[:, cells], winner_4n[:, cells])
+        candidate_Cm = _candidates(logits_Chw, grid.corner_4n.take(cells, axis=1), winner_4n.take(cells, axis=1))
         # Most candidates first, so that the cells which have one more are always a slice.
         order = np.argsort(-candidate_Cm.sum(axis=0), kind="stable")
-        inside = _labels_inside(logits_Chw, grid, cells[order], candidate_Cm[:, order])
+        inside = _labels_inside(logits_Chw, grid, cells[order], candidate_Cm.take(order, axis=1))
         mask_HW.reshape(-1)[grid.pixels(cells[order])] = inside
     return mask_HW
 
@@ -168,12 +168,14 @@ class _Grid:
     def pixels(self, cells: _Index) -> _Index:
         """The flat pixels of m cells, (rows, columns, m)."""
         y, x = np.divmod(cells, len(self.columns.low_n))
-        return (self.rows.pixel_sn[:, y] * len(self.columns.place))[:, np.newaxis] + self.columns.pixel_sn[:, x]
+        first_sm = self.rows.pixel_sn.take(y, axis=1) * len(self.columns.place)
+        return first_sm[:, np.newaxis] + self.columns.pixel_sn.take(x, axis=1)
 
     def weights(self, cells: _Index) -> tuple[Float32Array, Float32Array]:
         """For the pixels of m cells the weights of the corners below, (rows, 1, m), and right, (columns, m)."""
         y, x = np.divmod(cells, len(self.columns.low_n))
-        return self.rows.weight_sn[:, np.newaxis, y], self.columns.weight_sn[:, x]
+        # take, not brackets: their result lies in memory the other way round, which made everything after it slow.
+        return self.rows.weight_sn.take(y, axis=1)[:, np.newaxis], self.columns.weight_sn.take(x, axis=1)
 
 
 @lru_cache(maxsize=8)
@@ -215,7 +217,7 @@ def _candidates(logits_Chw: Float32Array, corner_4m: _Index, winner_4m: UInt8Arr
     that mean at all four corners is below it everywhere between them. The winner of a corner never is.
     """
     logits_Cp = logits_Chw.reshape(len(logits_Chw), -1)
-    winner_44m = logits_Cp[winner_4m[:, np.newaxis], corner_4m]
+    winner_44m = logits_Cp.take(winner_4m[:, np.newaxis] * np.intp(logits_Cp.shape[1]) + corner_4m)
     # In pairs: so the mean never rounds to above its largest term, and no winner is lost.
     mean_4m = ((winner_44m[0] + winner_44m[1]) + (winner_44m[2] + winner_44m[3])) * np.float32(0.25)
     reaches_C4m: _Bools = logits_Cp.take(corner_4m, axis=1) >= mean_4m
@@ -225,19 +227,19 @@ def _candidates(logits_Chw: Float32Array, corner_4m: _Index, winner_4m: UInt8Arr
 
 def _labels_inside(logits_Chw: Float32Array, grid: _Grid, cells: _Index, candidate_Cm: _Bools) -> UInt8Array:
     """The labels of the pixels of m cells, (rows, columns, m); cells with more candidates come first."""
-    logits_Cp = logits_Chw.reshape(len(logits_Chw), -1)
+    head = logits_Chw[0].size
     below, right = grid.weights(cells)
-    corner_4m = grid.corner_4n[:, cells]
+    corner_4m = grid.corner_4n.take(cells, axis=1)
     (first, *others) = _by_rank(candidate_Cm)
-    best = _interpolated(logits_Cp[first, corner_4m], below, right)
+    best = _interpolated(logits_Chw.take(first * head + corner_4m), below, right)
     label = np.empty(best.shape, np.uint8)
     label[:] = first
     for classes in others:
         part = np.s_[..., : len(classes)]
-        logit = _interpolated(logits_Cp[classes, corner_4m[part]], below[part], right[part])
-        wins = (logit > best[part]).view(np.uint8)
-        # Where it wins, label + (class - label), modulo 256: np.where takes ten times as long.
-        label[part] += (classes.astype(np.uint8) - label[part]) * wins
+        logit = _interpolated(logits_Chw.take(classes * head + corner_4m[part]), below[part], right[part])
+        # 255 where the class wins. Classes ascend, so a maximum writes it; np.where takes many times as long.
+        wins = -(logit > best[part]).view(np.uint8)
+        np.maximum(label[part], wins & classes.astype(np.uint8), out=label[part])
         np.maximum(best[part], logit, out=best[part])
     return label
 
