@@ -192,13 +192,14 @@ def _grid(head_hw: tuple[int, int], size_hw: tuple[int, int]) -> _Grid:
 def _checked(logits_Chw: Float32Array) -> Float32Array:
     assert logits_Chw.ndim == 3, logits_Chw.shape
     assert 1 <= len(logits_Chw) <= 255, logits_Chw.shape
+    logits_Chw = np.ascontiguousarray(logits_Chw, np.float32)
     lowest, largest = logits_Chw.min(), logits_Chw.max()
     if not (lowest >= -LARGEST_LOGIT and largest <= LARGEST_LOGIT):  # not of NaN either
         raise ModelError(
             f"the network's logits run from {lowest} to {largest}, wanted numbers within {LARGEST_LOGIT:.0e}",
             fix="run it in fp32, or export an older checkpoint",
         )
-    return np.ascontiguousarray(logits_Chw, np.float32)
+    return logits_Chw
 
 
 def _argmax(logits_Chw: Float32Array) -> UInt8Array:
