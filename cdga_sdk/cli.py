@@ -48,13 +48,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no sum
 BackendName = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ExportedPrecisions = Annotated[
-    str, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
+    list[str] | None, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
 ]
 Calib = Annotated[str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")]
 Score = Annotated[
     str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
 ]
-ExtraOutputs = Annotated[str, typer.Option(help="Add logits or features: an extra graph for programs of your own.")]
+ExtraOutputs = Annotated[
+    list[str] | None, typer.Option(help="Add logits or features: an extra graph for programs of your own.")
+]
 OnIncompatible = Annotated[
     str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
 ]
@@ -124,12 +126,12 @@ def export(
     weights: Annotated[str | None, typer.Option(help="Published weights instead of a checkpoint (.pt, safe).")] = None,
     model: Annotated[str | None, typer.Option(help="The network that --weights belong to.")] = None,
     imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees, with --weights.")] = None,
-    precision: ExportedPrecisions = "fp32",
+    precision: ExportedPrecisions = None,
     golden: Annotated[str | None, typer.Option(help="Frames to prove parity on: folder:PATH, video:FILE ...")] = None,
     calib: Calib = None,
     score: Score = None,
-    classes: Annotated[str, typer.Option(help="Of --score: 19, 16, 13 or common11.")] = "19",
-    outputs: ExtraOutputs = "mask,conf",
+    classes: Annotated[str | None, typer.Option(help="Of --score: 19 (the default), 16, 13 or common11.")] = None,
+    outputs: ExtraOutputs = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let that extra graph take any size.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
     trt_rtx: TrtRtx = False,
@@ -164,12 +166,12 @@ def export(
         weights=weights,
         model=model,
         imgsz=imgsz,
-        precision=precision,
+        precision=",".join(precision or ()),
         golden=golden,
         calib=calib,
         score=score,
         score_classes=classes,
-        outputs=outputs,
+        outputs=",".join(outputs or ()),
         dynamic_size=dynamic_size,
         overwrite=exist_ok,
         quiet=quiet,

@@ -28,7 +28,9 @@ def open_backend(
 
     ``auto`` takes TensorRT where an engine of this very graph for this GPU is kept already (it builds none: that takes
     minutes), else ONNX Runtime on CUDA where a driver is present, else OpenVINO where it is installed, else ONNX
-    Runtime on the CPU. All of them compute as the graph is typed, so the choice changes the speed and not the labels.
+    Runtime on the CPU. All of them compute as the graph is typed, and with float32 the choice changes the speed and not
+    the labels. With 8 bits it does, since runtimes round differently: there ``auto`` passes OpenVINO by, for the gate
+    of an int8 graph was ONNX Runtime's.
 
     Args:
         model_bytes: The ONNX file, verified by `Bundle.open`.
@@ -87,7 +89,7 @@ def _without_tensorrt(model_bytes: bytes, precision: str, backend: str, device: 
         except ResourceError:  # a driver, but not the CUDA libraries that this runtime wants
             if device == "cuda":
                 raise
-    if backend == "onnxruntime":
+    if backend == "onnxruntime" or (backend == "auto" and precision.startswith("int8")):
         return OnnxRuntimeBackend(model_bytes, device="cpu", threads=threads, precision=precision)
     try:
         from cdga_sdk.backends.openvino_cpu import OpenVinoBackend

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from cdga_export.card import render_card
 from cdga_export.deploy import deployment_texts
 from cdga_export.extra import ExtraNetwork, ExtraOutput, extra_onnx, extra_parity
 from cdga_export.frames import Frame, calibration_frames, golden_frames
-from cdga_export.judge import Judge, Labels
+from cdga_export.judge import MAX_BATCH, Judge, Labels, Verdict
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
 from cdga_export.quantize import Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
@@ -118,8 +119,8 @@ def export_checkpoint(checkpoint: str | Path, output: Path, options: ExportOptio
     Raises:
         InputError: No checkpoint, or frames cannot be read.
         ModelError: The checkpoint is refused.
-        GateError: A graph does not agree with the network; nothing is written but, beside the bundle's place, a
-            picture of the worst frame.
+        GateError: A graph does not agree with the network, or too little of it can be in 8 bits; nothing is written
+            but, where a graph was judged, a picture of the worst frame beside the bundle's place.
         UsageError: The output exists and is not to be replaced.
     """
     _refuse_existing(output, options)
@@ -168,27 +169,29 @@ def _export(
 ) -> Exported:
     if not all(bool(torch.isfinite(p).all()) for p in network.state_dict().values()):
         raise ModelError("the network's weights hold NaN or infinity", fix="export an older checkpoint")
-    fused = FusedNetwork(network, preprocess)
+    labels = options.labels(preprocess.imgsz_hw)  # what can be wrong is found before what takes long
+    seen = _calibration(options, preprocess.imgsz_hw)
     golden = golden_frames(options.golden, preprocess.imgsz_hw)
+    fused = FusedNetwork(network, preprocess)
     manifest = Manifest(
         names=CITYSCAPES_NAMES,
         palette_rgb=CITYSCAPES_PALETTE_RGB,
         preprocess=preprocess_block(preprocess),
-        input=InputBlock(batch_range=(1, len(golden))),
+        input=InputBlock(batch_range=(1, MAX_BATCH)),
         precisions=("fp32", *(p for p in PRECISIONS[1:] if p in options.precisions)),
         extra=options.extra_block(network.size_multiple),
         provenance=provenance,
     )
-    judge = Judge(_references(fused, golden), options.labels(preprocess.imgsz_hw))
+    references = _references(fused, golden)
     fp32 = onnx_from_fused(fused, manifest)
+    judge = Judge(references, fp32, labels, output, quiet=options.quiet)
     graphs: dict[Precision, bytes] = {"fp32": fp32}
-    parity: dict[Precision, ParityReport] = {"fp32": judge.proven("fp32", fp32)[0]}
-    worst_bgr: dict[str, UInt8Array] = {}
-    for precision, graph, arithmetic in _other_graphs(fp32, manifest, options):
+    verdicts: dict[Precision, Verdict] = {"fp32": judge.fp32}
+    for precision, graph, arithmetic in _other_graphs(fp32, manifest.precisions[1:], seen, quiet=options.quiet):
         graphs[precision] = graph
-        picture = output.with_name(f"{output.name}.refused.{precision}.png")
-        parity[precision], worst_bgr[precision] = judge.proven(precision, graph, arithmetic, picture)
-    extra, extra_report = _extra_graph(network, fused, manifest, golden)
+        verdicts[precision] = judge.proven(precision, graph, arithmetic)
+    parity = {precision: verdict.report for precision, verdict in verdicts.items()}
+    extra, extra_report = _extra_graph(network, fused, manifest, references)
     bundle = write_bundle(
         output,
         manifest=manifest,
@@ -199,11 +202,11 @@ def _export(
                 image_bgr=np.ascontiguousarray(told.frame.frame_rgb[:, :, ::-1]),
                 mask=told.mask,
             )
-            for told in judge.references
+            for told in references
         ],
         parity={precision: report.as_dict() for precision, report in parity.items()} | extra_report,
         card=render_card(manifest, parity, graphs),
-        worst_bgr=worst_bgr,
+        worst_bgr={precision: verdict.worst_bgr for precision, verdict in verdicts.items() if precision != "fp32"},
         texts=deployment_texts(manifest),
         extra=extra,
         overwrite=options.overwrite,
@@ -212,14 +215,14 @@ def _export(
 
 
 def _extra_graph(
-    network: SegmentationNetwork, fused: FusedNetwork, manifest: Manifest, golden: Sequence[Frame]
+    network: SegmentationNetwork, fused: FusedNetwork, manifest: Manifest, references: Sequence[Reference]
 ) -> tuple[bytes | None, dict[str, object]]:
     """The extra graph and its part of the parity report, where the manifest names one."""
     if manifest.extra is None:
         return None, {}
     wanted = ExtraNetwork(network, fused, manifest.extra.outputs)
     graph = extra_onnx(wanted, manifest)
-    return graph, {"extra": extra_parity(graph, wanted, manifest.extra, golden)}
+    return graph, {"extra": extra_parity(graph, wanted, manifest.extra, references)}
 
 
 def _references(fused: FusedNetwork, frames: Sequence[Frame]) -> list[Reference]:
@@ -231,22 +234,25 @@ def _references(fused: FusedNetwork, frames: Sequence[Frame]) -> list[Reference]
     return references
 
 
+def _calibration(options: ExportOptions, imgsz_hw: tuple[int, int]) -> list[UInt8Array]:
+    """RGB frames at network size that set the other precisions, where there are any."""
+    if not set(options.precisions) - {"fp32"}:
+        return []
+    return [frame.frame_rgb for frame in calibration_frames(options.golden, options.calib, imgsz_hw)]
+
+
 def _other_graphs(
-    fp32: bytes, manifest: Manifest, options: ExportOptions
+    fp32: bytes, precisions: Sequence[Precision], seen: Sequence[UInt8Array], *, quiet: bool
 ) -> Iterator[tuple[Precision, bytes, str | None]]:
     """Precision, graph, and what is in that precision where that is not all; each made when it is asked for."""
-    wanted = manifest.precisions[1:]
-    if not wanted:
-        return
     model = onnx_of(fp32)
-    frames_rgb = [f.frame_rgb for f in calibration_frames(options.golden, options.calib, manifest.imgsz_hw)]
-    for precision in wanted:
+    for precision in precisions:
         if precision == "fp16":
-            yield precision, checked_bytes(typed_fp16(model, channel_statistics(model, frames_rgb))), None
+            yield precision, checked_bytes(typed_fp16(model, channel_statistics(model, seen))), None
             continue
         runtime: Runtime = "cpu" if precision == "int8" else "tensorrt"
-        with progress_bar(precision, len(convolutions(model)), quiet=options.quiet) as advance:
-            made = quantized(model, frames_rgb, runtime, min_agreement=MIN_AGREEMENT[precision], on_tried=advance)
+        with progress_bar(precision, len(convolutions(model)), quiet=quiet) as advance:
+            made = quantized(model, seen, runtime, min_agreement=MIN_AGREEMENT[precision], on_tried=advance)
         yield precision, checked_bytes(made.model), str(made)
 
 
@@ -266,6 +272,10 @@ def _provenance(network: nn.Module, model: str, **known: object) -> Provenance:
 
 
 def _refuse_existing(output: Path, options: ExportOptions) -> None:
+    """Refuse, before what takes minutes, a place that the bundle cannot take."""
+    above = next(parent for parent in output.absolute().parents if parent.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UsageError("cannot be written to", where=above, fix="choose another -o")
     if output.exists() and not options.overwrite:
         raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok to replace it")
     if output.exists() and not (output / SUMS).is_file():

@@ -6,15 +6,15 @@ A file of its own, so that the graph that is deployed stays lean and of one size
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from cdga_export.frames import Frame
-from cdga_export.parity import MIN_AGREEMENT
+from cdga_export.parity import MIN_AGREEMENT, Reference
 from cdga_export.to_onnx import checked_bytes, state_facts, traced
 from cdga_sdk.bundle import ExtraBlock, Manifest
 from cdga_sdk.errors import GateError, UsageError
@@ -36,6 +36,8 @@ ExtraOutput = Literal["logits", "features"]
 EXTRA_OUTPUTS: Final[tuple[ExtraOutput, ...]] = get_args(ExtraOutput)
 MAX_RELATIVE_ERROR: Final = 1e-3
 """The gate of logits and features: largest difference from torch's, over the largest value that torch gives."""
+
+_Array = npt.NDArray[Any]
 
 
 class ExtraNetwork(nn.Module):
@@ -88,54 +90,80 @@ def extra_onnx(network: ExtraNetwork, manifest: Manifest) -> bytes:
         for name in extra.outputs:
             axes[name] |= {2: f"{name}_h", 3: f"{name}_w"}
     model = traced(network, manifest.imgsz_hw, axes)
-    state_facts(model, manifest)
+    state_facts(model, manifest, {"extra": extra.model_dump_json()})
     return checked_bytes(model)
 
 
-def extra_parity(graph: bytes, network: ExtraNetwork, extra: ExtraBlock, golden: Sequence[Frame]) -> dict[str, object]:
-    """Hold the graph against torch on every golden frame, at its own size and, where any will do, at two others.
+def extra_parity(
+    graph: bytes, network: ExtraNetwork, extra: ExtraBlock, references: Sequence[Reference]
+) -> dict[str, object]:
+    """Hold the graph against the trained network on every golden frame and, where any size will do, at two others.
 
     Returns:
-        By size: the smallest share of a frame's pixels with torch's class, and for each further output the largest
-        difference over torch's largest value. Plain values.
+        By size: the smallest share of a frame's pixels with the network's class, and with its confidence to one of 255;
+        for each further output the largest difference from torch's over torch's largest value. Plain values.
 
     Raises:
         GateError: They differ.
     """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    own_hw, *other_sizes = _sizes(extra, references[0].mask.shape)
     report: dict[str, object] = {}
-    for size_hw in _sizes(extra, golden[0].frame_rgb.shape):
-        rows = [_compared(session, network, f) for f in _resized(golden, size_hw)]
-        worst = {key: (min if key == "agreement" else max)(row[key] for row in rows) for key in rows[0]}
-        title = f"{size_hw[0]},{size_hw[1]}"
-        _refuse(worst, title)
-        report[title] = worst
+    for size_hw in (own_hw, *other_sizes):
+        rows = []
+        for told in references:
+            frame_1HWC = np.ascontiguousarray(resize_image(told.frame.frame_rgb, size_hw)[np.newaxis])
+            wanted = _said_by(network, frame_1HWC)
+            if size_hw == own_hw:  # here the word of the trained network itself counts
+                wanted[:2] = told.mask[np.newaxis], told.conf[np.newaxis]
+            rows.append(_compared(_run(session, frame_1HWC), wanted, network.outputs))
+        report[_title(size_hw)] = worst = _worst(rows)
+        _refuse(worst, _title(size_hw))
+    _refuse({"agreement": _in_a_batch(session, references)}, f"{_title(own_hw)}, in a batch,")
     return report
 
 
-def _compared(
-    session: onnxruntime.InferenceSession, network: ExtraNetwork, frame_1HWC: UInt8Array
-) -> Mapping[str, float]:
-    try:
-        found = session.run(None, {"frame": frame_1HWC})
-    except Exception as error:  # the runtime's own types
-        size = f"{frame_1HWC.shape[1]},{frame_1HWC.shape[2]} (height,width)"
-        raise GateError(f"the extra graph does not run at {size}", fix="leave --dynamic-size out") from error
+def _said_by(network: ExtraNetwork, frame_1HWC: UInt8Array) -> list[_Array]:
     with torch.inference_mode():
-        wanted = [tensor.numpy() for tensor in network(torch.from_numpy(frame_1HWC))]
-    errors = zip(network.outputs, found[2:], wanted[2:], strict=True)
-    return {"agreement": float((found[0] == wanted[0]).mean())} | {
-        name: float(np.abs(there - here).max() / np.abs(here).max()) for name, there, here in errors
-    }
+        return [tensor.numpy() for tensor in network(torch.from_numpy(frame_1HWC))]
+
+
+def _run(session: onnxruntime.InferenceSession, frames_NHWC: UInt8Array) -> list[_Array]:
+    try:
+        found: list[_Array] = session.run(None, {"frame": frames_NHWC})
+    except Exception as error:  # the runtime's own types
+        size = f"{_title(frames_NHWC.shape[1:3])} (height,width)"
+        raise GateError(f"the extra graph does not run at {size}", fix="leave --dynamic-size out") from error
+    return found
+
+
+def _compared(found: Sequence[_Array], wanted: Sequence[_Array], outputs: Sequence[str]) -> dict[str, float]:
+    errors = zip(outputs, found[2:], wanted[2:], strict=True)
+    return {
+        "agreement": float((found[0] == wanted[0]).mean()),
+        "confidence": float((np.abs(found[1].astype(int) - wanted[1].astype(int)) <= 1).mean()),
+    } | {name: float(np.abs(there - here).max() / np.abs(here).max()) for name, there, here in errors}
+
+
+def _in_a_batch(session: onnxruntime.InferenceSession, references: Sequence[Reference]) -> float:
+    both = [references[0], references[-1]]
+    masks = _run(session, np.stack([told.frame.frame_rgb for told in both]))[0]
+    return min(float((mask == told.mask).mean()) for mask, told in zip(masks, both, strict=True))
+
+
+def _worst(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    is_share = {"agreement", "confidence"}
+    return {key: (min if key in is_share else max)(row[key] for row in rows) for key in rows[0]}
 
 
 def _refuse(worst: Mapping[str, float], size: str) -> None:
-    if worst["agreement"] < MIN_AGREEMENT["fp32"]:
-        raise GateError(
-            f"the extra graph at {size} agrees with torch on {100 * worst['agreement']:.3f} % of a golden frame's "
-            f"pixels, wanted {100 * MIN_AGREEMENT['fp32']:.2f} %",
-            fix="leave --outputs and --dynamic-size out",
-        )
+    for name, what in (("agreement", "class"), ("confidence", "confidence")):
+        if worst.get(name, 1.0) < MIN_AGREEMENT["fp32"]:
+            raise GateError(
+                f"the extra graph at {size} has the network's {what} on {100 * worst[name]:.3f} % of a golden frame's "
+                f"pixels, wanted {100 * MIN_AGREEMENT['fp32']:.2f} %",
+                fix="leave --outputs and --dynamic-size out",
+            )
     for name in EXTRA_OUTPUTS:
         if not worst.get(name, 0.0) <= MAX_RELATIVE_ERROR:
             raise GateError(
@@ -145,9 +173,9 @@ def _refuse(worst: Mapping[str, float], size: str) -> None:
             )
 
 
-def _sizes(extra: ExtraBlock, shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _sizes(extra: ExtraBlock, size_hw: Sequence[int]) -> Iterator[tuple[int, int]]:
     """The bundle's own size; half of it and another shape, which a graph with frozen sizes cannot do."""
-    height, width = shape[:2]
+    height, width = size_hw
     yield height, width
     if extra.size == "dynamic":
         step = extra.size_multiple
@@ -159,9 +187,8 @@ def _multiple(side: int, step: int) -> int:
     return max(step, side // step * step)
 
 
-def _resized(golden: Sequence[Frame], size_hw: tuple[int, int]) -> Iterator[UInt8Array]:
-    for frame in golden:
-        yield np.ascontiguousarray(resize_image(frame.frame_rgb, size_hw)[np.newaxis])
+def _title(size_hw: Sequence[int]) -> str:
+    return f"{size_hw[0]},{size_hw[1]}"
 
 
 def _deepest(features: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:

@@ -47,11 +47,10 @@ def calibration_frames(golden: str | None, calib: str | None, imgsz_hw: tuple[in
     Raises:
         InputError: All frames of ``golden`` are golden.
     """
-    if calib is not None:
-        return _frames_of(calib, imgsz_hw, NUM_CALIB, beside_golden=False)
-    if golden is not None:
-        return _frames_of(golden, imgsz_hw, NUM_CALIB, beside_golden=True)
-    return _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
+    spec = calib or golden
+    if spec is None:
+        return _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
+    return _frames_of(spec, imgsz_hw, NUM_CALIB, beside_golden=spec == golden)
 
 
 def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> list[Frame]:
@@ -72,7 +71,9 @@ def _frames_of(spec: str, imgsz_hw: tuple[int, int], wanted: int, *, beside_gold
         numbers = [i for i in numbers if i not in golden]
     if not numbers:
         raise InputError(
-            f"has {len(data)} frames, all golden: none is left to calibrate on", where=spec, fix="give --calib"
+            "all of its frames are golden: none is left to calibrate on",
+            where=spec,
+            fix="give --calib with other footage",
         )
     samples = (data[number] for number in _spread(numbers, wanted))
     return [_frame(f"{i:02d}_{_plain(s.name)}", s.image_bgr, imgsz_hw) for i, s in enumerate(samples)]

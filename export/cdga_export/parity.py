@@ -120,8 +120,7 @@ class ParityReport:
         min_agreement: The gate.
         agreement: Share of equal pixels over all frames, frame in.
         image_agreement: The same, image in.
-        batch_agreement: The smallest share of a frame's pixels that are as they were when it ran alone, all frames
-            being one batch.
+        batch_agreement: The smallest share of a frame's pixels that are in a batch as they were when it ran alone.
         boundary_agreement: The same near the reference's class boundaries, a mean over frames.
         class_agreement: By the name of each class that either sees: intersection over union of the two's pixels.
         worst_frame: Name of the frame with the lowest agreement.
@@ -146,6 +145,11 @@ class ParityReport:
     arithmetic: str | None = None
 
     @property
+    def is_constant(self) -> bool:
+        """Whether the trained network itself gives one class everywhere."""
+        return all(frame.reference_classes == 1 for frame in self.frames)
+
+    @property
     def worst_agreement(self) -> float:
         """That of the worst frame."""
         return min(frame.agreement for frame in self.frames)
@@ -163,9 +167,10 @@ def compare(
     reference_name: str,
     candidate_name: str,
     min_agreement: float,
+    batch: int,
     arithmetic: str | None = None,
-) -> ParityReport:
-    """Run a graph on every frame, one at a time, and then on all as one batch.
+) -> tuple[ParityReport, list[UInt8Array]]:
+    """Run a graph on every frame, one at a time, and then on a batch.
 
     Args:
         references: What the trained network says, of at least one frame.
@@ -174,7 +179,11 @@ def compare(
         reference_name: For the report.
         candidate_name: For the report.
         min_agreement: Smallest share of equal pixels that every frame must reach.
+        batch: Size of that batch, of the frames in turn.
         arithmetic: For the report.
+
+    Returns:
+        The report, and the graph's mask of every frame.
     """
     pixels = np.zeros(256 * 256, np.int64)
     rows, masks = [], []
@@ -183,10 +192,11 @@ def compare(
         rows.append(_frame(reference, found_mask, found_conf))
         masks.append(found_mask)
         pixels += np.bincount((256 * reference.mask.astype(np.int64) + found_mask).ravel(), minlength=pixels.size)
-    batched, _ = candidate(np.stack([reference.frame.frame_rgb for reference in references]))
-    batch_agreement = min(float((one == alone).mean()) for one, alone in zip(batched, masks, strict=True))
+    turns = [i % len(references) for i in range(batch)]
+    batched, _ = candidate(np.stack([references[i].frame.frame_rgb for i in turns]))
+    batch_agreement = min(float((one == masks[i]).mean()) for one, i in zip(batched, turns, strict=True))
     worst = min(rows, key=lambda row: row.agreement)
-    return ParityReport(
+    report = ParityReport(
         reference=reference_name,
         candidate=candidate_name,
         min_agreement=min_agreement,
@@ -200,6 +210,7 @@ def compare(
         faults=tuple(_faults(rows, worst, batch_agreement, min_agreement)),
         arithmetic=arithmetic,
     )
+    return report, masks
 
 
 def with_labels(report: ParityReport, labels: LabelParity) -> ParityReport:
@@ -213,11 +224,12 @@ def with_labels(report: ParityReport, labels: LabelParity) -> ParityReport:
     return replace(report, labels=labels, faults=faults)
 
 
-def refuse_below_gate(report: ParityReport, picture: Path | None = None) -> None:
+def refuse_below_gate(report: ParityReport, advice: str, picture: Path | None = None) -> None:
     """Stop the export of a graph that is not proven.
 
     Args:
         report: Of one graph.
+        advice: What to do.
         picture: Where the worst frame is shown, for the message.
 
     Raises:
@@ -229,7 +241,7 @@ def refuse_below_gate(report: ParityReport, picture: Path | None = None) -> None
     classes = ", ".join(f"{name} {100 * share:.1f} %" for name, share in least)
     raise GateError(
         f"{report.candidate} differs from {report.reference}: {'; '.join(report.faults)}; least alike: {classes}",
-        fix=f"no bundle was written{f'; see {picture}' if picture else ''}; leave that precision out, or give --calib",
+        fix=f"no bundle was written{f'; see {picture}' if picture else ''}; {advice}",
     )
 
 
@@ -278,7 +290,7 @@ def _faults(rows: Sequence[FrameParity], worst: FrameParity, batch_agreement: fl
         )
     if batch_agreement < min_agreement:
         faults.append(
-            f"as one batch of {len(rows)} a frame keeps {100 * batch_agreement:.3f} % of the classes it has alone, "
+            f"in a batch a frame keeps {100 * batch_agreement:.3f} % of the classes it has alone, "
             f"wanted {100 * min_agreement:.2f} %"
         )
     if all(row.reference_classes == 1 for row in rows):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
 import onnx
@@ -64,7 +64,7 @@ class Quantized:
 
     def __str__(self) -> str:
         return (
-            f"{100 * self.share:.0f} % of multiplications in 8 bits "
+            f"{100 * self.share:.0f} % of the convolutions' multiplications in 8 bits "
             f"({len(self.names)} of {self.num_convolutions} convolutions)"
         )
 
@@ -104,17 +104,29 @@ def quantized(
         for done, name in enumerate(names, start=1):
             alone[name] = loss_of([name], NUM_TRIED)
             on_tried(done)
+        # What costs too much alone is left out; the rest is not tried together where it is too little in any case.
+        names = [name for name in names if alone[name] <= budget]
+        if _share(names, cost) < MIN_SHARE:
+            _refuse(names, cost, budget, runtime)
         by_worth = sorted(names, key=lambda name: alone[name] / cost[name])
         names = list(longest_admitted(by_worth, lambda some: loss_of(some) <= budget))
-    share = sum(cost[name] for name in names) / sum(cost.values())
+    share = _share(names, cost)
     if share < MIN_SHARE:
-        raise GateError(
-            f"with 8 bits for {runtime} in only {100 * share:.0f} % of the network's multiplications "
-            f"({len(names)} of {len(cost)} convolutions) does every frame keep {100 * (1 - budget):.2f} % of its "
-            "classes: that is not worth a graph",
-            fix="leave that precision out, or give --calib with footage like that to be segmented",
-        )
+        _refuse(names, cost, budget, runtime)
     return Quantized(model=quantizer.graph(names), names=frozenset(names), num_convolutions=len(cost), share=share)
+
+
+def _share(names: Sequence[str], cost: Mapping[str, int]) -> float:
+    return sum(cost[name] for name in names) / sum(cost.values())
+
+
+def _refuse(names: Sequence[str], cost: Mapping[str, int], budget: float, runtime: Runtime) -> NoReturn:
+    raise GateError(
+        f"at most {100 * _share(names, cost):.0f} % of the convolutions' multiplications ({len(names)} of {len(cost)} "
+        f"convolutions) can be in 8 bits for {runtime} if every frame is to keep {100 * (1 - budget):.2f} % of its "
+        f"classes, wanted {100 * MIN_SHARE:.0f} %",
+        fix="leave that precision out, or give --calib with footage like that to be segmented",
+    )
 
 
 class Quantizer:
@@ -166,7 +178,10 @@ class Quantizer:
 
 
 def longest_admitted(ordered: Sequence[str], is_admitted: Callable[[Sequence[str]], bool]) -> Sequence[str]:
-    """The longest start of ``ordered`` that is admitted, found by halving: a longer one is taken to be no better."""
+    """A long start of ``ordered`` that is admitted, found by halving.
+
+    The longest where a longer one is never better. With 8 bits that is nearly so: errors may cancel.
+    """
     shortest, longest = 0, len(ordered)
     while shortest < longest:
         middle = (shortest + longest + 1) // 2

@@ -29,7 +29,7 @@ def run_export(
     golden: str | None,
     calib: str | None,
     score: str | None,
-    score_classes: str,
+    score_classes: str | None,
     outputs: str,
     dynamic_size: bool,
     overwrite: bool,
@@ -43,12 +43,17 @@ def run_export(
     """
     if output is None:
         raise UsageError("no output given", fix="pass -o model.cdga")
+    precisions = parse_precisions(precision)
+    if score is None and score_classes is not None:
+        raise UsageError("--classes goes with --score")
+    if calib is not None and not set(precisions) - {"fp32"}:
+        raise UsageError("--calib sets other precisions than fp32", fix="name some, e.g. --precision fp16,int8")
     options = ExportOptions(
-        precisions=parse_precisions(precision),
+        precisions=precisions,
         golden=golden,
         calib=calib,
         score=score,
-        score_classes=score_classes,
+        score_classes=score_classes or "19",
         outputs=parse_outputs(outputs),
         dynamic_size=dynamic_size,
         overwrite=overwrite,
@@ -63,7 +68,8 @@ def run_export(
     else:
         if model is None or imgsz is None:
             raise UsageError("--weights needs --model and --imgsz", fix="e.g. --model efficientvit_b0 --imgsz 512,1024")
-        done = export_weights(weights or "", model, parse_imgsz(imgsz), output, options)
+        assert weights is not None, "one of both is given"
+        done = export_weights(weights, model, parse_imgsz(imgsz), output, options)
     if not quiet:
         for report in done.parity.values():
             typer.echo(_line(report), err=True)
@@ -110,9 +116,9 @@ def parse_imgsz(text: str) -> tuple[int, int]:
     """``"512,1024"`` as (height, width); one number is a square.
 
     Raises:
-        UsageError: Not one or two positive whole numbers.
+        UsageError: Not one or two positive whole numbers; ``480x352`` too, which elsewhere means width first.
     """
-    parts = text.replace("x", ",").split(",")
+    parts = text.split(",")
     if not all(p.strip().isdecimal() and int(p) > 0 for p in parts) or len(parts) not in {1, 2}:
         raise UsageError(f"imgsz is '{text}', wanted H,W", fix="e.g. --imgsz 512,1024")
     sides = [int(p) for p in parts]

@@ -70,14 +70,15 @@ def traced(network: nn.Module, imgsz_hw: tuple[int, int], axes: Mapping[str, dic
     return model
 
 
-def state_facts(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Put into the file's metadata what a reader of the file alone needs."""
+def state_facts(model: onnx.ModelProto, manifest: Manifest, more: Mapping[str, str] | None = None) -> None:
+    """Put into the file's metadata what a reader of the file alone needs, and ``more``."""
     facts = {
         "names": json.dumps(manifest.names),
         "preprocess": manifest.preprocess.model_dump_json(),
         "outputs": manifest.outputs.model_dump_json(),
         "label_space": manifest.label_space,
         "made_by": manifest.provenance.made_by,
+        **(more or {}),
     }
     onnx.helper.set_model_props(model, {f"cdga.{key}": value for key, value in facts.items()})
 

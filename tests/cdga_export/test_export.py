@@ -110,6 +110,11 @@ def test_an_existing_output_is_kept_unless_told(
         (["--weights", "w.pt", *MODEL, "--imgsz", "360,480", "-o", "a.cdga"], "use 352,480 (height,width)"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "100", "-o", "a.cdga"], "use 96,96 (height,width)"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "big", "-o", "a.cdga"], "imgsz is 'big', wanted H,W"),
+        (["--weights", "w.pt", *MODEL, "--imgsz", "96x64", "-o", "a.cdga"], "imgsz is '96x64', wanted H,W"),
+        (["CHECKPOINT", "-o", "a.cdga", "--classes", "common11"], "--classes goes with --score"),
+        (["CHECKPOINT", "-o", "a.cdga", "--calib", "streets:day"], "--calib sets other precisions than fp32"),
+        (["CHECKPOINT", "-o", "a.cdga", "--score", "streets:day", "--classes", "12"], "unknown class set '12'"),
+        (["CHECKPOINT", "-o", "a.cdga", "--outputs", "logit"], "unknown output 'logit'"),
         (["--weights", "w.pt", "--model", "b0", "--imgsz", "64,64", "-o", "a.cdga"], "unknown model 'b0'"),
         (["CHECKPOINT", "-o", "a.cdga", "--precision", "fp15"], "unknown precision 'fp15'; use some of fp32,fp16,int8"),
         (["CHECKPOINT", "-o", "a.cdga", "--golden", "folders:x"], "did you mean 'folder:...'?"),
@@ -203,9 +208,7 @@ def test_golden_frames_of_a_domain(tiny_run: Path, tmp_path: Path) -> None:
     assert all("dusk" in name for name in names)
 
 
-@pytest.mark.parametrize(
-    ("text", "size_hw"), [("512,1024", (512, 1024)), ("64", (64, 64)), ("64x96", (64, 96)), (" 64 , 96 ", (64, 96))]
-)
+@pytest.mark.parametrize(("text", "size_hw"), [("512,1024", (512, 1024)), ("64", (64, 64)), (" 64 , 96 ", (64, 96))])
 def test_sizes(text: str, size_hw: tuple[int, int]) -> None:
     assert parse_imgsz(text) == size_hw
 

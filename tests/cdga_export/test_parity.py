@@ -67,14 +67,20 @@ def judged(
     gate: float = 1.0,
     image_in: dict[int, int] | None = None,
 ) -> ParityReport:
-    return compare(
+    report, _ = compare(
         [reference(name, frame_rgb, image_in or {}) for name, frame_rgb in frames],
         candidate,
         names=NAMES,
         reference_name="torch",
         candidate_name="graph",
         min_agreement=gate,
+        batch=5,
     )
+    return report
+
+
+def refuse(report: ParityReport) -> None:
+    refuse_below_gate(report, "do this")
 
 
 def test_agreement_by_hand() -> None:
@@ -83,7 +89,7 @@ def test_agreement_by_hand() -> None:
     assert [f.reference_classes for f in report.frames] == [4, 2]
     assert [f.max_confidence_difference for f in report.frames] == [3, 3]
     assert (report.agreement, report.worst_frame, report.faults) == (0.375, "b", ())
-    refuse_below_gate(report)
+    refuse(report)
 
 
 def test_frame_in_and_image_in_are_told_apart() -> None:
@@ -91,7 +97,7 @@ def test_frame_in_and_image_in_are_told_apart() -> None:
     assert report.agreement == 1.0
     assert [f.image_agreement for f in report.frames] == [0.75, 0.25]
     assert report.image_agreement == 0.5
-    refuse_below_gate(report)  # what resizing does is stated, not judged
+    refuse(report)  # what resizing does is stated, not judged
 
 
 def test_a_graph_that_mixes_up_a_batch_is_refused() -> None:
@@ -101,8 +107,8 @@ def test_a_graph_that_mixes_up_a_batch_is_refused() -> None:
 
     report = judged(first_of_batch_for_all, gate=0.5)
     assert (report.agreement, report.batch_agreement) == (1.0, 0.25)
-    with pytest.raises(GateError, match=r"as one batch of 2 a frame keeps 25\.000 % of the classes it has alone"):
-        refuse_below_gate(report)
+    with pytest.raises(GateError, match=r"in a batch a frame keeps 25\.000 % of the classes it has alone"):
+        refuse(report)
 
 
 @pytest.mark.parametrize(("miou", "is_refused"), [(70.1, False), (70.0, False), (69.6, True), (float("nan"), True)])
@@ -111,10 +117,10 @@ def test_labels_are_a_gate_too(miou: float, is_refused: bool) -> None:
     report = with_labels(judged(told), labels)
     assert report.labels is labels
     if not is_refused:
-        refuse_below_gate(report)
+        refuse(report)
         return
     with pytest.raises(GateError, match=r"mIoU .* on town val, wanted at least 70\.00 \(fp32 has 70\.30\)"):
-        refuse_below_gate(report)
+        refuse(report)
 
 
 def test_confidence_difference_does_not_wrap_around() -> None:
@@ -126,20 +132,34 @@ def test_one_frame_below_the_gate_is_enough() -> None:
     report = judged(off_by({5: 6}), gate=0.8)
     assert report.agreement == 0.875  # above the gate
     with pytest.raises(GateError, match=r"graph differs from torch: agreement 75\.000 % on frame b") as caught:
-        refuse_below_gate(report)
+        refuse(report)
     assert caught.value.exit_code == 7
+    assert caught.value.fix == "no bundle was written; do this"
+
+
+def test_a_graph_s_masks_come_with_the_report() -> None:
+    _, masks = compare(
+        [reference(name, frame_rgb, {}) for name, frame_rgb in FRAMES],
+        off_by({5: 6}),
+        names=NAMES,
+        reference_name="torch",
+        candidate_name="graph",
+        min_agreement=0.0,
+        batch=1,
+    )
+    assert [mask.tolist() for mask in masks] == [[[1, 2, 3, 4]], [[1, 1, 1, 6]]]
 
 
 def test_the_gate_itself_is_passed() -> None:
-    refuse_below_gate(judged(off_by({5: 6}), gate=0.75))
+    refuse(judged(off_by({5: 6}), gate=0.75))
 
 
 def test_the_gate_of_fp32_is_one_pixel_in_ten_thousand() -> None:
     assert MIN_AGREEMENT == {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8-trt": 0.99}
     wide = [("w", frame(*[0] * 9998, 1, 2))]
-    refuse_below_gate(judged(off_by({1: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
+    refuse(judged(off_by({1: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
     with pytest.raises(GateError):
-        refuse_below_gate(judged(off_by({1: 3, 2: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
+        refuse(judged(off_by({1: 3, 2: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
 
 
 def test_classes_are_told_apart() -> None:
@@ -147,7 +167,7 @@ def test_classes_are_told_apart() -> None:
     # Reference: 1 four times, 2 once; candidate: 2 five times.
     assert report.class_agreement == {"class 1": 0.0, "class 2": 0.2, "class 3": 1.0, "class 4": 1.0, "class 5": 1.0}
     with pytest.raises(GateError, match=r"least alike: class 1 0\.0 %, class 2 20\.0 %, class 3 100\.0 %"):
-        refuse_below_gate(judged(off_by({1: 2})))
+        refuse(judged(off_by({1: 2})))
 
 
 def test_boundaries_are_what_lies_within_three_pixels_of_another_class() -> None:
@@ -182,8 +202,8 @@ def test_a_constant_network_is_refused_though_both_agree() -> None:
     report = judged(told, frames=constant)
     assert report.agreement == 1.0
     with pytest.raises(GateError, match="one class everywhere"):
-        refuse_below_gate(report)
-    refuse_below_gate(judged(told, frames=[*constant, ("c", frame(0, 1))]))
+        refuse(report)
+    refuse(judged(told, frames=[*constant, ("c", frame(0, 1))]))
 
 
 def test_report_is_plain_json() -> None:
