@@ -27,6 +27,7 @@ HEAVY_HOMES = {
     "onnxruntime": {
         "cdga_sdk/backends/onnx_runtime.py",
         "export/cdga_export/extra.py",
+        "export/cdga_export/lowered.py",
         "export/cdga_export/quantize.py",
         "export/cdga_export/run_onnx.py",
         "export/cdga_export/typed_fp16.py",
@@ -39,8 +40,10 @@ HEAVY_HOMES = {
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
     "onnx": {
-        "export/cdga_export/rounded.py",
+        "export/cdga_export/halved.py",
+        "export/cdga_export/lowered.py",
         "export/cdga_export/quantize.py",
+        "export/cdga_export/rounded.py",
         "export/cdga_export/to_onnx.py",
         "export/cdga_export/typed_fp16.py",
     },

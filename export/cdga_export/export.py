@@ -18,11 +18,12 @@ from cdga_export.card import render_card
 from cdga_export.deploy import deployment_texts
 from cdga_export.extra import ExtraNetwork, ExtraOutput, extra_onnx, extra_parity
 from cdga_export.frames import Frame, calibration_frames, golden_frames
+from cdga_export.halved import halved
 from cdga_export.judge import MAX_BATCH, Judge, Labels, Verdict
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
 from cdga_export.quantize import Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
-from cdga_export.typed_fp16 import channel_statistics, convolutions, typed_fp16
+from cdga_export.typed_fp16 import convolutions
 from cdga_sdk import __version__
 from cdga_sdk.bundle import (
     PRECISIONS,
@@ -248,7 +249,8 @@ def _other_graphs(
     model = onnx_of(fp32)
     for precision in precisions:
         if precision == "fp16":
-            yield precision, checked_bytes(typed_fp16(model, channel_statistics(model, seen))), None
+            half = halved(model, seen, min_agreement=MIN_AGREEMENT[precision])
+            yield precision, checked_bytes(half.model), None if half.share == 1 else str(half)
             continue
         runtime: Runtime = "cpu" if precision == "int8" else "tensorrt"
         with progress_bar(precision, len(convolutions(model)), quiet=quiet) as advance:

@@ -14,59 +14,34 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from cdga_export.typed_fp16 import convolutions
-from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
+from cdga_export.lowered import (
+    BUDGET,
+    MIN_SHARE,
+    NUM_JUDGES,
+    Losses,
+    Lowered,
+    longest_admitted,
+    lowered,
+    multiplications,
+    share_of,
+)
 from cdga_sdk.errors import GateError
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["Quantized", "Quantizer", "Runtime", "longest_admitted", "multiplications", "quantized"]
-
-NUM_TRIED: Final = 4
-"""Frames on which each convolution is tried by itself; twice as many admit the whole."""
-
-MIN_SHARE: Final = 0.5
-"""A network of whose multiplications fewer are in 8 bits is not called int8."""
-
-_BUDGET: Final = 0.8
-"""Of what a gate allows; other frames than those that choose may lose more."""
+__all__ = ["Quantizer", "Runtime", "quantized"]
 
 # TensorRT's parser wants the pairs on weights too and cannot take a quantised bias.
 _FOR_TENSORRT: Final = {"ActivationSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True}
 Runtime = Literal["cpu", "tensorrt"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """A graph, and how much of it is in 8 bits.
-
-    Attributes:
-        model: The graph.
-        names: The convolutions in 8 bits.
-        num_convolutions: That the graph has.
-        share: Of the convolutions' multiplications that are in 8 bits, 0 to 1.
-    """
-
-    model: onnx.ModelProto
-    names: frozenset[str]
-    num_convolutions: int
-    share: float
-
-    def __str__(self) -> str:
-        return (
-            f"{100 * self.share:.0f} % of the convolutions' multiplications in 8 bits "
-            f"({len(self.names)} of {self.num_convolutions} convolutions)"
-        )
 
 
 def quantized(
@@ -76,7 +51,7 @@ def quantized(
     *,
     min_agreement: float,
     on_tried: Callable[[int], None] = lambda done: None,
-) -> Quantized:
+) -> Lowered:
     """As much of a float32 graph of `cdga_export.to_onnx` in 8 bits as keeps its labels.
 
     All convolutions where that is good enough; else each is tried by itself, and they are taken in the order of what
@@ -95,38 +70,27 @@ def quantized(
     """
     quantizer = Quantizer(model, frames_rgb, runtime)
     cost = multiplications(model)
-    judges = frames_rgb[:: max(1, len(frames_rgb) // (2 * NUM_TRIED))][: 2 * NUM_TRIED]
-    budget = _BUDGET * (1 - min_agreement)
-    loss_of = _Losses(model, quantizer, judges)
+    budget = BUDGET * (1 - min_agreement)
+    loss_of = Losses(model, frames_rgb)
     names = list(cost)
-    if loss_of(names) > budget:
+    if loss_of(quantizer.graph(names)) > budget:
         alone = {}
         for done, name in enumerate(names, start=1):
-            alone[name] = loss_of([name], NUM_TRIED)
+            alone[name] = loss_of(quantizer.graph([name]), NUM_JUDGES // 2)
             on_tried(done)
         # What costs too much alone is left out; the rest is not tried together where it is too little in any case.
         names = [name for name in names if alone[name] <= budget]
-        if _share(names, cost) < MIN_SHARE:
-            _refuse(names, cost, budget, runtime)
-        by_worth = sorted(names, key=lambda name: alone[name] / cost[name])
-        names = list(longest_admitted(by_worth, lambda some: loss_of(some) <= budget))
-    share = _share(names, cost)
-    if share < MIN_SHARE:
-        _refuse(names, cost, budget, runtime)
-    return Quantized(model=quantizer.graph(names), names=frozenset(names), num_convolutions=len(cost), share=share)
-
-
-def _share(names: Sequence[str], cost: Mapping[str, int]) -> float:
-    return sum(cost[name] for name in names) / sum(cost.values())
-
-
-def _refuse(names: Sequence[str], cost: Mapping[str, int], budget: float, runtime: Runtime) -> NoReturn:
-    raise GateError(
-        f"at most {100 * _share(names, cost):.0f} % of the convolutions' multiplications ({len(names)} of {len(cost)} "
-        f"convolutions) can be in 8 bits for {runtime} if every frame is to keep {100 * (1 - budget):.2f} % of its "
-        f"classes, wanted {100 * MIN_SHARE:.0f} %",
-        fix="leave that precision out, or give --calib with footage like that to be segmented",
-    )
+        if share_of(names, cost) >= MIN_SHARE:
+            by_worth = sorted(names, key=lambda name: alone[name] / cost[name])
+            names = list(longest_admitted(by_worth, lambda some: loss_of(quantizer.graph(some)) <= budget))
+    if (share := share_of(names, cost)) < MIN_SHARE:
+        raise GateError(
+            f"at most {100 * share:.0f} % of the convolutions' multiplications ({len(names)} of {len(cost)} "
+            f"convolutions) can be in 8 bits for {runtime} if every frame is to keep {100 * (1 - budget):.2f} % of its "
+            f"classes, wanted {100 * MIN_SHARE:.0f} %",
+            fix="leave that precision out, or give --calib with footage like that to be segmented",
+        )
+    return lowered(quantizer.graph, names, cost, "8 bits")
 
 
 class Quantizer:
@@ -175,59 +139,6 @@ class Quantizer:
             work.model.topological_sort()
         made: onnx.ModelProto = work.model.model
         return made
-
-
-def longest_admitted(ordered: Sequence[str], is_admitted: Callable[[Sequence[str]], bool]) -> Sequence[str]:
-    """A long start of ``ordered`` that is admitted, found by halving.
-
-    The longest where a longer one is never better. With 8 bits that is nearly so: errors may cancel.
-    """
-    shortest, longest = 0, len(ordered)
-    while shortest < longest:
-        middle = (shortest + longest + 1) // 2
-        if is_admitted(ordered[:middle]):
-            shortest = middle
-        else:
-            longest = middle - 1
-    return ordered[:shortest]
-
-
-def multiplications(model: onnx.ModelProto) -> dict[str, int]:
-    """For each convolution of a graph of `cdga_export.to_onnx`, by name: its multiplications for one frame."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    for conv in convolutions(model):  # shape inference loses the sizes behind a Resize
-        probed.graph.node.append(onnx.helper.make_node("Shape", [conv.output[0]], [f"{conv.name}_shape"]))
-        probed.graph.output.append(
-            onnx.helper.make_tensor_value_info(f"{conv.name}_shape", onnx.TensorProto.INT64, [4])
-        )
-    session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-    height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:3])
-    names = [conv.name for conv in convolutions(model)]
-    shapes = session.run([f"{name}_shape" for name in names], {"frame": np.zeros((1, height, width, 3), np.uint8)})
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {
-        conv.name: int(np.prod(weights[conv.input[1]].dims) * np.prod(shape[2:]))
-        for conv, shape in zip(convolutions(model), shapes, strict=True)
-    }
-
-
-class _Losses:
-    """What convolutions in 8 bits cost: the largest share of a judging frame's pixels that changes its class."""
-
-    def __init__(self, model: onnx.ModelProto, quantizer: Quantizer, judges: Sequence[UInt8Array]) -> None:
-        self._quantizer = quantizer
-        self._judges = judges
-        self._masks = _masks(model, judges)
-
-    def __call__(self, names: Sequence[str], num_frames: int | None = None) -> float:
-        found = _masks(self._quantizer.graph(names), self._judges[:num_frames])
-        return max(float((a != b).mean()) for a, b in zip(found, self._masks, strict=False))
-
-
-def _masks(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array]) -> list[UInt8Array]:
-    backend = OnnxRuntimeBackend(model.SerializeToString(), device="cpu")
-    return [backend.infer(frame[np.newaxis])[0][0] for frame in frames_rgb]
 
 
 class _Frames(CalibrationDataReader):  # type: ignore[misc]  # the package is untyped

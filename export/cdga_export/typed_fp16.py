@@ -89,7 +89,9 @@ def channel_statistics(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array])
     return {name: ChannelStatistics(mean=found[2 * i], mean_square=found[2 * i + 1]) for i, name in enumerate(names)}
 
 
-def typed_fp16(model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics]) -> onnx.ModelProto:
+def typed_fp16(
+    model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics], *, num_fp32: int = 0
+) -> onnx.ModelProto:
     """A copy of a graph of `cdga_export.to_onnx` whose network computes in float16; inputs and outputs are the same.
 
     BatchNorm is folded into the float32 weights before they are rounded: a running variance may exceed what float16
@@ -98,9 +100,10 @@ def typed_fp16(model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistic
     Args:
         model: The float32 graph.
         statistics: By `channel_statistics`.
+        num_fp32: So many of the first convolutions stay in float32, with everything up to the next.
     """
     typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    return _Rewrite(typed, statistics).done()
+    return _Rewrite(typed, statistics, num_fp32).done()
 
 
 def amplification(weight_OIhw: FloatArray, incoming: ChannelStatistics, outgoing: ChannelStatistics) -> float:
@@ -112,7 +115,7 @@ def amplification(weight_OIhw: FloatArray, incoming: ChannelStatistics, outgoing
 class _Rewrite:
     """One pass over the nodes in their order, casting where the type changes."""
 
-    def __init__(self, model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics]) -> None:
+    def __init__(self, model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics], num_fp32: int) -> None:
         self._model = model
         self._statistics = statistics
         graph = model.graph
@@ -125,7 +128,8 @@ class _Rewrite:
         self._nodes: list[onnx.NodeProto] = []
         self._added: list[TensorProto] = []
         self._centred_in = {c.name for c in convolutions(model) if self._is_ill(c)}
-        self._centred_out, self._kept = self._leading_to_centred()
+        self._centred_out, between = self._leading_to_centred()
+        self._kept = between | self._up_to_convolution(num_fp32)
 
     def done(self) -> onnx.ModelProto:
         graph = self._model.graph
@@ -206,6 +210,12 @@ class _Rewrite:
             if node is not None and node.op_type == "Conv":
                 before.add(node.name)
         return before, between
+
+    def _up_to_convolution(self, number: int) -> set[str]:
+        """All nodes before this one of the convolutions, counted from 0."""
+        nodes = self._model.graph.node
+        places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+        return {node.name for node in nodes[: [*places, len(nodes)][number]]}
 
     def _values(self, name: str) -> FloatArray:
         return numpy_helper.to_array(self._constants[name]).astype(np.float64)

@@ -13,7 +13,8 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from cdga_export.export import ExportOptions, export_checkpoint
-from cdga_export.quantize import Quantizer, Runtime, longest_admitted, multiplications, quantized
+from cdga_export.lowered import longest_admitted, multiplications
+from cdga_export.quantize import Quantizer, Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
 from cdga_export.typed_fp16 import channel_statistics, convolutions, typed_fp16
 from cdga_sdk.bundle import Bundle, write_bundle
