@@ -106,12 +106,14 @@ def _take_place(temporary: Path, final: Path) -> None:
     if not final.exists():
         temporary.rename(final)
         return
-    old = final.with_name(f".{final.name}.old")
+    # A name of this process alone, so that what a killed one left is not in the way.
+    old = temporary.with_name(f"{temporary.name}.old")
     final.rename(old)
     try:
         temporary.rename(final)
-    except OSError:
-        old.rename(final)
+    except BaseException:  # Ctrl-C too
+        if not final.exists():
+            old.rename(final)
         raise
     shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
 

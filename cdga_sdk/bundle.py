@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
-from cdga_sdk.image import read_image_bgr, read_label, write_png
+from cdga_sdk.image import decode_png, write_png
 from cdga_sdk.onnx_file import external_locations
 from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array
 
@@ -56,7 +56,9 @@ MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 EXTRA: Final = "model.extra.onnx"
 PARITY: Final = "parity.json"
+GOLDEN: Final = "golden"
 WORST: Final = "worst"
+_MASK: Final = ".mask.png"
 CARD: Final = "CARD.md"
 SUMS: Final = "SHA256SUMS"
 
@@ -182,6 +184,7 @@ class Bundle:
         graphs: The ONNX files by precision, the very bytes whose hashes were checked; fp32 is always there.
         parity: What ``parity.json`` says, by precision.
         sha256: Hash of ``SHA256SUMS``: names the whole bundle.
+        hashes: Of every file, hexadecimal SHA-256 by its path in the bundle.
     """
 
     path: Path
@@ -189,6 +192,7 @@ class Bundle:
     graphs: Mapping[str, bytes]
     parity: Mapping[str, object]
     sha256: str
+    hashes: Mapping[str, str]
 
     @property
     def model_bytes(self) -> bytes:
@@ -215,8 +219,8 @@ class Bundle:
 
         Raises:
             InputError: There is no such folder.
-            ModelError: It is not a bundle, of a schema that this version does not read, or a graph keeps weights in
-                another file.
+            ModelError: It is not a bundle, of a schema that this version does not read, lacks what its manifest names,
+                or a graph keeps weights in another file.
             IntegrityError: A byte differs from what was written, or a file is missing.
         """
         folder = Path(path)
@@ -232,26 +236,38 @@ class Bundle:
         files = {name: _read(folder / name, folder) for name in _names_in(sums, folder / SUMS)}
         _check_sums(folder, sums, files)
         manifest = _parse_manifest(folder, files)
+        parity = _json_object(folder / PARITY, files[PARITY])
+        _refuse_incomplete(manifest, files, parity, folder)
         return cls(
             path=folder,
             manifest=manifest,
             graphs={precision: _graph_of(files, precision, folder) for precision in manifest.precisions},
-            parity=_json_object(folder / PARITY, files[PARITY]),
+            parity=parity,
             sha256=hashlib.sha256(sums).hexdigest(),
+            hashes=_stated(sums),
         )
 
     def golden_frames(self) -> list[GoldenFrame]:
-        """The golden frames, in order of name; other files beside them are left alone."""
-        folder = self.path / "golden"
-        names = sorted(mask.name.removesuffix(".mask.png") for mask in folder.glob("*.mask.png"))
+        """The golden frames, in order of name; files that the bundle was not written with are left alone.
+
+        Raises:
+            IntegrityError: One was changed since the bundle was opened.
+            InputError: One cannot be read.
+        """
+        masks = sorted(name for name in self.hashes if name.startswith(f"{GOLDEN}/") and name.endswith(_MASK))
+        names = [mask.removeprefix(f"{GOLDEN}/").removesuffix(_MASK) for mask in masks]
         return [
-            GoldenFrame(
-                name=name,
-                image_bgr=read_image_bgr(folder / f"{name}.png"),
-                mask=read_label(folder / f"{name}.mask.png"),
-            )
-            for name in names
+            GoldenFrame(name=name, image_bgr=self._picture(f"{GOLDEN}/{name}.png"), mask=self._picture(mask))
+            for name, mask in zip(names, masks, strict=True)
         ]
+
+    def _picture(self, name: str) -> UInt8Array:
+        data = _read(self.path / name, self.path)
+        if hashlib.sha256(data).hexdigest() != self.hashes.get(name):
+            raise IntegrityError(
+                f"changed since it was written: {name}", where=self.path, fix="copy or export the bundle again"
+            )
+        return decode_png(data, self.path / name)
 
 
 def write_bundle(
@@ -291,10 +307,10 @@ def write_bundle(
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / PARITY).write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8")
-        (folder / "golden").mkdir()
+        (folder / GOLDEN).mkdir()
         for frame in golden:
-            write_png(folder / "golden" / f"{frame.name}.png", frame.image_bgr)
-            write_png(folder / "golden" / f"{frame.name}.mask.png", frame.mask)
+            write_png(folder / GOLDEN / f"{frame.name}.png", frame.image_bgr)
+            write_png(folder / GOLDEN / f"{frame.name}{_MASK}", frame.mask)
         for title, picture in (worst_bgr or {}).items():
             write_png(folder / WORST / f"{title}.png", picture)
         if extra is not None:
@@ -326,6 +342,23 @@ def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes
             fix="export it again, or merge them with onnx.load and onnx.save",
         )
     return files[name]
+
+
+def _refuse_incomplete(
+    manifest: Manifest, files: Mapping[str, bytes], parity: Mapping[str, object], folder: Path
+) -> None:
+    lacking = [f"no parity report of {p}" for p in manifest.precisions if not isinstance(parity.get(p), dict)]
+    if manifest.extra is not None and EXTRA not in files:
+        lacking.append(f"no {EXTRA}")
+    if not any(name.startswith(f"{GOLDEN}/") and name.endswith(_MASK) for name in files):
+        lacking.append("no golden frames")
+    if lacking:
+        raise ModelError(f"incomplete: {'; '.join(lacking)}", where=folder, fix="export it again")
+
+
+def _stated(sums: bytes) -> dict[str, str]:
+    """The hashes of a SHA256SUMS by name."""
+    return {line[66:]: line[:64] for line in sums.decode("utf-8", "replace").splitlines()}
 
 
 def _render_sums(files: Mapping[str, bytes]) -> bytes:
@@ -361,7 +394,7 @@ def _check_sums(folder: Path, sums: bytes, files: Mapping[str, bytes]) -> None:
     # The list is written anew and compared whole, so that a change of any byte of it shows too.
     if _render_sums(files) == sums:
         return
-    stated = {line[66:]: line[:64] for line in sums.decode("utf-8", "replace").splitlines()}
+    stated = _stated(sums)
     changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != stated.get(n)] or [SUMS]
     raise IntegrityError(
         f"changed since it was written: {', '.join(changed)}", where=folder, fix="copy or export the bundle again"

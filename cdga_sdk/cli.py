@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-_KEPT = "what was finished is kept, a half-written video under a .partial name"
+_KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 
 # Libraries that a base install lacks, and the extra that brings each.
@@ -133,7 +133,7 @@ def export(
     classes: Annotated[str | None, typer.Option(help="Of --score: 19 (the default), 16, 13 or common11.")] = None,
     outputs: ExtraOutputs = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let that extra graph take any size.")] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="Also build a TensorRT engine for the GPU here.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine too, of int8-trt, fp16 or fp32.")] = False,
     trt_rtx: TrtRtx = False,
     sm: Annotated[str | None, typer.Option(help="Compute capabilities for --trt-rtx, 86,89,120 by default.")] = None,
     batch: Annotated[str | None, typer.Option(help="Of an engine: SMALLEST:BEST:LARGEST, e.g. 1:4:8; else 1.")] = None,
@@ -194,7 +194,7 @@ def segment(
     classes: Annotated[str | None, typer.Option(help="Keep these only, e.g. road,car or 0,13.")] = None,
     backend: BackendName = "auto",
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
     on_incompatible: OnIncompatible = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
@@ -247,7 +247,7 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="deployed (as a bundle works) or published (as papers state it; checkpoints only).")
     ] = "deployed",
-    precision: Annotated[str, typer.Option(help="Which graph of a bundle: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Which graph of a bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
     on_incompatible: OnIncompatible = "rebuild",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
@@ -280,7 +280,7 @@ def evaluate(
 @app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="A bundle.")],
-    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
     backend: BackendName = "auto",
     device: Device = "auto",
     on_incompatible: OnIncompatible = "rebuild",

@@ -57,6 +57,11 @@ class CdgaError(Exception):
         place = f"{self.where}: " if self.where else ""
         super().__init__(f"{place}{self.what}" + (f"; {self.fix}" if self.fix else ""))
 
+    def told_after(self, what: object, where: object) -> CdgaError:
+        """This error, class and exit code kept, with what was already done said first."""
+        CdgaError.__init__(self, f"{one_line(what)}: {self.what}", where=self.where or where, fix=self.fix)
+        return self
+
 
 class UsageError(CdgaError):
     """A flag, key, value or name that the command does not take."""

@@ -15,7 +15,16 @@ from cdga_sdk.opencv import cv2
 from cdga_sdk.palette_png import grey_from_palette, is_palette_png
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["IMAGE_SUFFIXES", "is_image_file", "list_images", "read_image_bgr", "read_label", "read_stored", "write_png"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "decode_png",
+    "is_image_file",
+    "list_images",
+    "read_image_bgr",
+    "read_label",
+    "read_stored",
+    "write_png",
+]
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MAX_PIXELS: Final = 150_000_000
@@ -85,6 +94,18 @@ def write_png(path: Path, image: UInt8Array) -> None:
     done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done, f"PNG encoder refused an array of shape {image.shape}"
     write_bytes(path, data.tobytes(), durable=False)
+
+
+def decode_png(data: bytes, where: Path) -> UInt8Array:
+    """What `write_png` was given, from the file's bytes; ``where`` names it in errors.
+
+    Raises:
+        InputError: Not an image of 8 bits.
+    """
+    image = _decode(where, data, cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8:
+        raise InputError(f"image of type {image.dtype}, wanted 8 bits", where=where)
+    return np.asarray(image, np.uint8)
 
 
 def _read_checked(path: Path) -> bytes:

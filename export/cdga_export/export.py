@@ -275,6 +275,8 @@ def _provenance(network: nn.Module, model: str, **known: object) -> Provenance:
 
 def _refuse_existing(output: Path, options: ExportOptions) -> None:
     """Refuse, before what takes minutes, a place that the bundle cannot take."""
+    if output.name in {"", ".."}:
+        raise UsageError("is no name for a bundle", where=output, fix="pass -o NAME.cdga")
     above = next(parent for parent in output.absolute().parents if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError("cannot be written to", where=above, fix="choose another -o")

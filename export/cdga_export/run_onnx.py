@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument("--provider", default="CPUExecutionProvider", help="or CUDAExecutionProvider")
     options = parser.parse_args()
 
-    manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+    place = options.bundle / "manifest.json"
+    if not place.is_file():
+        sys.exit(f"{place}: no such file; --bundle wants the folder of a bundle")
+    manifest = json.loads(place.read_text(encoding="utf-8"))
     if options.precision not in manifest["precisions"]:
         sys.exit(f"no precision {options.precision} in this bundle, it has {', '.join(manifest['precisions'])}")
     image = cv2.imread(str(options.image), cv2.IMREAD_COLOR)
@@ -87,8 +90,12 @@ def paint(image_bgr: np.ndarray, mask: np.ndarray, palette_rgb: list[list[int]])
 
 def write(path: Path, image: np.ndarray) -> None:
     """Write an image, or stop and say that it could not be written."""
-    if not cv2.imwrite(str(path), image):
-        sys.exit(f"{path}: cannot be written")
+    try:
+        written = cv2.imwrite(str(path), image)
+    except cv2.error:  # a name whose ending is no image's
+        written = False
+    if not written:
+        sys.exit(f"{path}: cannot be written; wanted NAME.png in a folder that is there")
 
 
 if __name__ == "__main__":

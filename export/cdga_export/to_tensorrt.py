@@ -29,7 +29,7 @@ from cdga_sdk.backends.tensorrt_build import (
     supported_sms,
 )
 from cdga_sdk.bundle import Bundle
-from cdga_sdk.errors import ResourceError, UsageError
+from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 
 __all__ = ["BuiltEngine", "EngineRequest", "build_engines", "engine_path", "engine_request", "run_engines"]
 
@@ -107,7 +107,7 @@ def engine_request(
         timing_cache=timing_cache,
         overwrite=overwrite,
     )
-    if output is not None:
+    if output is not None and output.name not in {"", ".."}:  # which the export itself refuses
         _refuse_existing(output, request)
     return request
 
@@ -144,10 +144,8 @@ def run_engines(bundle: Bundle, request: EngineRequest, *, quiet: bool) -> list[
     """`build_engines`, and a line for each engine. Raises as that does, and says that the bundle is complete."""
     try:
         built = build_engines(bundle, request, say=(lambda line: None) if quiet else tell_on_stderr)
-    except ResourceError as error:
-        raise ResourceError(
-            f"the bundle is complete, an engine is not: {error.what}", where=error.where or bundle.path, fix=error.fix
-        ) from error
+    except CdgaError as error:
+        raise error.told_after("the bundle is complete, an engine is not", bundle.path) from error
     for engine in built if not quiet else ():
         made = engine.sidecar
         typer.echo(

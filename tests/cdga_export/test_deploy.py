@@ -85,6 +85,8 @@ def test_the_script_is_without_this_project(tiny_bundle: Path, tmp_path: Path) -
     [
         (["--precision", "fp16"], "no precision fp16 in this bundle, it has fp32"),
         (["--provider", "TpuExecutionProvider"], "asked for TpuExecutionProvider, this onnxruntime has "),
+        (["--bundle", "nope"], "nope/manifest.json: no such file; --bundle wants the folder of a bundle"),
+        (["--mask", "mask"], "mask: cannot be written; wanted NAME.png"),
     ],
 )
 def test_what_the_script_cannot_do_it_says(tiny_bundle: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -92,7 +94,8 @@ def test_what_the_script_cannot_do_it_says(tiny_bundle: Path, tmp_path: Path, wo
     done = run_script(tiny_bundle, tmp_path / "image.png", tmp_path / "overlay.png", *words)
     assert done.returncode == 1
     assert done.stderr.startswith(said)
-    assert not (tmp_path / "overlay.png").exists()
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "overlay.png").exists() == (words[0] == "--mask")
 
 
 @pytest.mark.usefixtures("without_gpu")

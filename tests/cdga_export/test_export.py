@@ -136,6 +136,15 @@ def test_flags_that_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", [".", "..", "/"])
+@pytest.mark.parametrize("engine", [[], ["--trt-rtx", "--sm", "89"]])
+def test_outputs_that_are_no_name(
+    tiny_run: Path, output: str, engine: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(tiny_run, "-o", output, "--exist-ok", *engine) == 2
+    assert "is no name for a bundle; pass -o NAME.cdga" in capsys.readouterr().err
+
+
 def test_inputs_that_are_not_there(tiny_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "a.cdga"
     assert export(tmp_path / "absent", "-o", output) == 3

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cdga_export.to_tensorrt import USUAL_SMS, build_engines, engine_path, engine_request
+from cdga_export.to_tensorrt import USUAL_SMS, build_engines, engine_path, engine_request, run_engines
 from cdga_sdk.backends.engine_cache import read_engine, sidecar_path
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import run
@@ -91,7 +92,7 @@ def test_engines_that_need_no_gpu_are_built_before_one_is_missed(tiny_bundle: Pa
 
 def renamed(bundle: Bundle, path: Path) -> Bundle:
     """A bundle whose engines go elsewhere."""
-    return Bundle(path=path, manifest=bundle.manifest, graphs=bundle.graphs, parity=bundle.parity, sha256=bundle.sha256)
+    return replace(bundle, path=path)
 
 
 def test_a_graph_that_is_refused_leaves_no_engine(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -99,6 +100,9 @@ def test_a_graph_that_is_refused_leaves_no_engine(tiny_bundle: Path, tmp_path: P
     bundle = renamed(Bundle.open(tiny_bundle), tmp_path / "m.cdga")
     with pytest.raises(ModelError, match="FP32 GEMM is not supported"):
         build_engines(bundle, request(trt_rtx=True, sm="75"), say=lambda line: None)
+    with pytest.raises(ModelError, match="the bundle is complete, an engine is not: ") as caught:
+        run_engines(bundle, request(trt_rtx=True, sm="75"), quiet=True)
+    assert caught.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
 

@@ -155,15 +155,38 @@ def test_folder_whose_name_is_taken_meanwhile(tmp_path: Path) -> None:
     assert names(tmp_path) == ["x"]
 
 
-def test_swap_that_fails_keeps_the_older_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "a broken disk"), KeyboardInterrupt()])
+def test_swap_that_fails_keeps_the_older_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     final = tmp_path / "x"
     final.mkdir()
     (final / "old").touch()
-    (tmp_path / ".x.old").mkdir()
-    (tmp_path / ".x.old" / "file").touch()  # a crashed swap's: it cannot be renamed over
-    with pytest.raises(UsageError, match="not empty"), atomic_folder(final, overwrite=True):
+    rename, calls = Path.rename, []
+
+    def second_fails(source: Path, target: Path) -> Path:
+        calls.append(source)
+        if len(calls) == 2:
+            raise error
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises((UsageError, KeyboardInterrupt)), atomic_folder(final, overwrite=True):
         pass
+    assert len(calls) == 3
+    assert names(tmp_path) == ["x"]
     assert names(final) == ["old"]
+
+
+def test_what_a_killed_swap_left_is_not_in_the_way(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    final.mkdir()
+    (tmp_path / ".x.old").mkdir()
+    (tmp_path / ".x.old" / "file").touch()
+    with atomic_folder(final, overwrite=True) as folder:
+        (folder / "new").touch()
+    assert names(final) == ["new"]
+    assert names(tmp_path / ".x.old") == ["file"]
 
 
 def test_sync_folder_is_content_with_what_is_there(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import onnx
 import pytest
 from onnx.external_data_helper import set_external_data
 
-from cdga_sdk.bundle import Bundle, GoldenFrame, Manifest, preprocess_block, write_bundle
+from cdga_sdk.bundle import Bundle, ExtraBlock, GoldenFrame, Manifest, preprocess_block, write_bundle
 from cdga_sdk.cli import run
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, ResourceError, UsageError
+from cdga_sdk.image import write_png
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.preprocess import Preprocess
 from cdga_sdk.segmenter import Segmenter
@@ -261,7 +262,7 @@ def parts(**changes: Any) -> dict[str, Any]:
         "manifest": manifest,
         "graphs": {"fp32": GRAPH},
         "golden": golden,
-        "parity": {"agreement": 1.0},
+        "parity": {name: {"agreement": 1.0} for name in ("fp32", "fp16", "int8")},
         "card": "#",
     }
     return {**made, **changes}
@@ -271,7 +272,7 @@ def test_round_trip(tmp_path: Path) -> None:
     written = write_bundle(tmp_path / "a.cdga", **parts())
     read = Bundle.open(tmp_path / "a.cdga")
     assert dataclasses.asdict(read) == dataclasses.asdict(written)
-    assert (read.model_bytes, read.parity) == (GRAPH, {"agreement": 1.0})
+    assert (read.model_bytes, read.parity) == (GRAPH, parts()["parity"])
     assert read.manifest == parts()["manifest"]
     (frame,) = read.golden_frames()
     np.testing.assert_array_equal(frame.image_bgr, parts()["golden"][0].image_bgr)
@@ -318,6 +319,30 @@ def test_a_graph_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
     manifest = parts()["manifest"].model_copy(update={"precisions": ("fp32", "int8")})
     with pytest.raises(ModelError, match=r"names int8, but there is no model\.int8\.onnx"):
         write_bundle(tmp_path / "a.cdga", **parts(manifest=manifest))
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({"parity": {"fp16": {}}}, "no parity report of fp32"),
+        ({"golden": []}, "no golden frames"),
+        ({"manifest": "extra"}, r"no model\.extra\.onnx"),
+    ],
+)
+def test_what_the_manifest_promises_must_be_there(tmp_path: Path, changes: dict[str, Any], lacking: str) -> None:
+    if changes.get("manifest") == "extra":
+        block = ExtraBlock(outputs=("logits",), size="fixed", size_multiple=1)
+        changes = {"manifest": parts()["manifest"].model_copy(update={"extra": block})}
+    with pytest.raises(ModelError, match=f"incomplete: {lacking}"):
+        write_bundle(tmp_path / "a.cdga", **parts(**changes))
+
+
+def test_a_golden_frame_changed_after_opening_is_refused(own_bundle: Path) -> None:
+    bundle = Bundle.open(own_bundle)
+    picture = next((own_bundle / "golden").glob("*.mask.png"))
+    write_png(picture, np.zeros((64, 128), np.uint8))
+    with pytest.raises(IntegrityError, match=r"changed since it was written: golden/.*\.mask\.png"):
+        bundle.golden_frames()
 
 
 def test_write_refuses_what_exists_and_replaces_when_told(tmp_path: Path) -> None:
