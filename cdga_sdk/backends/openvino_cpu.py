@@ -1,12 +1,20 @@
-"""OpenVINO on the CPU, held to the graph's own precision."""
+"""OpenVINO on the CPU, held to the graph's own precision.
+
+Most of a small network's time on a CPU goes into the graph's end: logits upsampled to the frame's size, argmax and
+softmax of them. So the graph is cut before that, and `cdga_sdk.tail` gives the same labels from the logits as they are.
+docs/decisions/0013-exact-tail.md
+"""
 
 from __future__ import annotations
+
+from typing import Any, Final
 
 import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, one_line
 from cdga_sdk.preprocess import UInt8Array
+from cdga_sdk.tail import confidence, labels
 
 try:
     import openvino
@@ -15,9 +23,25 @@ except ImportError as error:
 
 __all__ = ["OpenVinoBackend"]
 
+# What `cdga_export.to_onnx` puts behind the upsampling, as OpenVINO reads it: largest class, softmax, rounding.
+_CONFIDENCE_OPS: Final = (
+    "ReduceMax", "Subtract", "Exp", "ReduceSum", "Divide", "Multiply", "Round", "Convert", "Result",
+)  # fmt: skip
+_MASK_OPS: Final = ("TopK", "Gather", "Convert", "Result")
+_UPSAMPLING: Final = {
+    "mode": "linear_onnx",
+    "coordinate_transformation_mode": "half_pixel",
+    "antialias": False,
+    "pads_begin": [0, 0, 0, 0],
+    "pads_end": [0, 0, 0, 0],
+}
+
 
 class OpenVinoBackend:
-    """Runs a bundle's ONNX graph.
+    """Runs a bundle's ONNX graph, its end by `cdga_sdk.tail` where that computes the same.
+
+    Attributes:
+        is_cut: Whether it does.
 
     OpenVINO computes in bf16 by itself where the CPU can, which changes labels; the precision is set here and
     named in `name`.
@@ -32,11 +56,15 @@ class OpenVinoBackend:
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(core.read_model(model_bytes), "CPU", properties)
+            model = core.read_model(model_bytes)
+            refuse_foreign_graph((i.any_name for i in model.inputs), (o.any_name for o in model.outputs))
+            logits = _before_tail(model)
+            self.is_cut = logits is not None
+            if logits is not None:
+                model = openvino.Model([logits], model.get_parameters())
+            self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
-        compiled = self._compiled
-        refuse_foreign_graph((i.any_name for i in compiled.inputs), (o.any_name for o in compiled.outputs))
         self.name = f"openvino cpu {precision}"
 
     def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
@@ -44,6 +72,13 @@ class OpenVinoBackend:
         # A request of its own per call: one shared request answers wrongly when threads meet in it.
         request = self._compiled.create_infer_request()
         request.infer({"frame": frames_NHWC})
+        if self.is_cut:
+            size_hw = frames_NHWC.shape[1:3]
+            logits_NChw = request.get_output_tensor(0).data
+            return (
+                np.stack([labels(logits_Chw, size_hw) for logits_Chw in logits_NChw]),
+                np.stack([confidence(logits_Chw, size_hw) for logits_Chw in logits_NChw]),
+            )
         return (
             np.array(request.get_tensor("mask").data, np.uint8),
             np.array(request.get_tensor("conf").data, np.uint8),
@@ -51,3 +86,33 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Nothing to do: the compiled model goes with this object."""
+
+
+def _before_tail(model: Any) -> Any:
+    """The output (N, C, h, w) float32 that `cdga_sdk.tail` takes over from; None where the graph ends otherwise."""
+    upsampling = [node for node in model.get_ordered_ops() if node.get_type_name() == "Interpolate"]
+    if not upsampling:
+        return None
+    last = upsampling[-1]
+    attributes = last.get_attributes()
+    ends = sorted(_types_behind(last)) == sorted([*_CONFIDENCE_OPS, *_MASK_OPS])
+    frame, logits = model.input(0).get_partial_shape(), last.input(0).get_partial_shape()
+    to_frame = last.output(0).get_partial_shape()[2:] == frame[1:3]
+    is_usual = logits.rank.is_static and logits[1].is_static and logits[1].get_length() <= 255
+    is_usual = is_usual and last.input(0).get_element_type() == openvino.Type.f32
+    if not (ends and to_frame and is_usual and all(attributes.get(k) == v for k, v in _UPSAMPLING.items())):
+        return None
+    return last.input(0).get_source_output()
+
+
+def _types_behind(node: Any) -> list[str]:
+    """Types of all operators that need this one's output."""
+    found, waiting = {}, [node]
+    while waiting:
+        for output in waiting.pop().outputs():
+            for target in output.get_target_inputs():
+                behind = target.get_node()
+                if behind.get_friendly_name() not in found:
+                    found[behind.get_friendly_name()] = behind.get_type_name()
+                    waiting.append(behind)
+    return list(found.values())

@@ -117,6 +117,32 @@ def test_runtimes_agree(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
     assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 2
 
 
+def resized_otherwise(model_bytes: bytes) -> bytes:
+    """A bundle's graph whose last upsampling has other pixel centres."""
+    import onnx
+
+    model = onnx.load_model_from_string(model_bytes)
+    last = [node for node in model.graph.node if node.op_type == "Resize"][-1]
+    (centres,) = (a for a in last.attribute if a.name == "coordinate_transformation_mode")
+    centres.s = b"asymmetric"
+    return bytes(model.SerializeToString())
+
+
+def test_openvino_s_end_is_cut_off_where_it_is_the_usual(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
+    pytest.importorskip("openvino")
+    from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
+
+    assert OpenVinoBackend(bundle.model_bytes).is_cut
+    other = resized_otherwise(bundle.model_bytes)
+    whole = OpenVinoBackend(other)
+    assert not whole.is_cut
+    mask, conf = whole.infer(golden[0])
+    wanted_mask, wanted_conf = open_backend(other, backend="onnxruntime", device="cpu").infer(golden[0])
+    assert (mask == wanted_mask).mean() >= 0.9999
+    assert np.abs(conf.astype(int) - wanted_conf).max() <= 2
+    assert (mask != golden[1]).mean() > 1e-4  # the other centres do matter
+
+
 def test_closing_twice(bundle: Bundle, backend: Backend) -> None:
     opened = open_backend(bundle.model_bytes, backend=backend.name.split()[0], device="cpu")
     opened.close()
