@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, held to the graph's own precision.
 
-Most of a small network's time on a CPU goes into the graph's end: logits upsampled to the frame's size, argmax and
-softmax of them. So the graph is cut before that, and `cdga_sdk.tail` gives the same labels from the logits as they are.
+The end of a graph, logits upsampled to the frame's size with argmax and softmax of them, can cost a CPU more than the
+network. So the graph is cut before that, and `cdga_sdk.tail` gives the same labels from the logits as they are.
 docs/decisions/0013-exact-tail.md
 """
 
@@ -24,10 +24,10 @@ except ImportError as error:
 __all__ = ["OpenVinoBackend"]
 
 # What `cdga_export.to_onnx` puts behind the upsampling, as OpenVINO reads it: largest class, softmax, rounding.
-_CONFIDENCE_OPS: Final = (
-    "ReduceMax", "Subtract", "Exp", "ReduceSum", "Divide", "Multiply", "Round", "Convert", "Result",
-)  # fmt: skip
-_MASK_OPS: Final = ("TopK", "Gather", "Convert", "Result")
+_CONFIDENCE_OPS: Final = ("ReduceMax", "Subtract", "Exp", "ReduceSum", "Divide", "Multiply", "Round")
+_MASK_OPS: Final = ("TopK", "Gather")
+_OUTPUT_OPS: Final = ("Convert", "Result")
+_TAIL_OPS: Final = sorted([*_CONFIDENCE_OPS, *_OUTPUT_OPS, *_MASK_OPS, *_OUTPUT_OPS])
 _UPSAMPLING: Final = {
     "mode": "linear_onnx",
     "coordinate_transformation_mode": "half_pixel",
@@ -40,11 +40,11 @@ _UPSAMPLING: Final = {
 class OpenVinoBackend:
     """Runs a bundle's ONNX graph, its end by `cdga_sdk.tail` where that computes the same.
 
-    Attributes:
-        is_cut: Whether it does.
-
     OpenVINO computes in bf16 by itself where the CPU can, which changes labels; the precision is set here and
     named in `name`.
+
+    Attributes:
+        is_cut: Whether `cdga_sdk.tail` computes the end.
 
     Raises:
         ModelError: The graph cannot be loaded.
@@ -95,14 +95,16 @@ def _before_tail(model: Any) -> Any:
         return None
     last = upsampling[-1]
     attributes = last.get_attributes()
-    ends = sorted(_types_behind(last)) == sorted([*_CONFIDENCE_OPS, *_MASK_OPS])
     frame, logits = model.input(0).get_partial_shape(), last.input(0).get_partial_shape()
-    to_frame = last.output(0).get_partial_shape()[2:] == frame[1:3]
-    is_usual = logits.rank.is_static and logits[1].is_static and logits[1].get_length() <= 255
-    is_usual = is_usual and last.input(0).get_element_type() == openvino.Type.f32
-    if not (ends and to_frame and is_usual and all(attributes.get(k) == v for k, v in _UPSAMPLING.items())):
-        return None
-    return last.input(0).get_source_output()
+    is_the_usual = (
+        sorted(_types_behind(last)) == _TAIL_OPS
+        and all(attributes.get(name) == value for name, value in _UPSAMPLING.items())
+        and last.output(0).get_partial_shape()[2:] == frame[1:3]
+        and last.input(0).get_element_type() == openvino.Type.f32
+        and logits[1].is_static
+        and logits[1].get_length() <= 255
+    )
+    return last.input(0).get_source_output() if is_the_usual else None
 
 
 def _types_behind(node: Any) -> list[str]:

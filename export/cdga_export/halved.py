@@ -40,7 +40,7 @@ def halved(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array], *, min_agre
         return loss_of(with_rounding(graph_of(names))) <= budget
 
     every = list(cost)[::-1]
-    names = every if is_admitted(every) else longest_admitted(every, is_admitted)
+    names = every if is_admitted(every) else longest_admitted(every[:-1], is_admitted)
     if share_of(names, cost) < MIN_SHARE:
         names = every
     return lowered(graph_of, names, cost, "float16")

@@ -107,7 +107,7 @@ def engine_request(
         timing_cache=timing_cache,
         overwrite=overwrite,
     )
-    if output is not None and output.name not in {"", ".."}:  # which the export itself refuses
+    if output is not None:
         _refuse_existing(output, request)
     return request
 
@@ -157,7 +157,7 @@ def run_engines(bundle: Bundle, request: EngineRequest, *, quiet: bool) -> list[
 
 def engine_path(bundle: Path, sm: str) -> Path:
     """Where an engine built ahead of time goes: ``model.sm89.engine`` beside ``model.cdga``."""
-    return bundle.with_name(f"{bundle.stem}.sm{sm}.engine")
+    return bundle.parent / f"{bundle.stem}.sm{sm}.engine"
 
 
 def _ahead_of_time(

@@ -28,7 +28,7 @@ class FineAtFirst(nn.Module):
         self.widen = nn.Conv2d(8, 64, 3, padding=1, stride=2)
         self.name_ = nn.Conv2d(64, 19, 3, padding=1)
         with torch.no_grad():
-            self.raise_.bias.fill_(2000.0)  # type: ignore[union-attr]  # it has one
+            self.raise_.bias = nn.Parameter(torch.full((4,), 2000.0))
             self.compare.weight.sub_(self.compare.weight.mean(dim=(1, 2, 3), keepdim=True))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

@@ -19,16 +19,17 @@ from tests.cdga_export.test_typed_fp16 import FRAMES, SEEN
 pytest.importorskip("tensorrt_rtx", reason="needs the package tensorrt-rtx")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8-trt"])
+@pytest.mark.parametrize(("precision", "num_fp32"), [("fp16", 0), ("fp16", 3), ("int8-trt", 0), ("int8-trt", 3)])
 @pytest.mark.parametrize("name", ["efficientvit_b0", "lraspp_mobilenet_v3", "deeplabv2_resnet50"])
-def test_a_graph_is_parsed_and_built(name: str, precision: Literal["fp16", "int8-trt"]) -> None:
+def test_a_graph_is_parsed_and_built(name: str, precision: Literal["fp16", "int8-trt"], num_fp32: int) -> None:
     torch.manual_seed(3)
     fp32 = onnx_from_fused(calibrated(NETWORKS[name].build(19), FRAMES), MANIFEST)
     model = onnx_of(fp32)
     if precision == "fp16":
-        graph = checked_bytes(typed_fp16(model, channel_statistics(model, SEEN)))
-    else:  # a network with random weights loses its labels at any rounding: all of it goes into 8 bits here
-        graph = checked_bytes(Quantizer(model, SEEN, "tensorrt").graph([c.name for c in convolutions(model)]))
+        graph = checked_bytes(typed_fp16(model, channel_statistics(model, SEEN), num_fp32=num_fp32))
+    else:  # a network with random weights loses its labels at any rounding: what goes into 8 bits is named here
+        names = [conv.name for conv in convolutions(model)][num_fp32:]
+        graph = checked_bytes(Quantizer(model, SEEN, "tensorrt").graph(names))
     sha256 = hashlib.sha256(graph).hexdigest()
     for sm in ("89", "120"):
         key = key_ahead_of_time(sha256, precision=precision, sm=sm, flags=BuildFlags())

@@ -162,7 +162,7 @@ def test_swap_that_fails_keeps_the_older_folder(
     final = tmp_path / "x"
     final.mkdir()
     (final / "old").touch()
-    rename, calls = Path.rename, []
+    rename, calls = Path.rename, []  # replaced: nothing real breaks or interrupts exactly between two renames
 
     def second_fails(source: Path, target: Path) -> Path:
         calls.append(source)

@@ -129,7 +129,6 @@ def resized_otherwise(model_bytes: bytes) -> bytes:
 
 
 def test_openvino_s_end_is_cut_off_where_it_is_the_usual(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
-    pytest.importorskip("openvino")
     from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
 
     assert OpenVinoBackend(bundle.model_bytes).is_cut
