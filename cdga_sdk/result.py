@@ -14,6 +14,7 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.opencv import cv2
 from cdga_sdk.overlay import Palette, draw_overlay
+from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["ClassStat", "Polygon", "Rle", "SegResult"]
@@ -51,7 +52,7 @@ class SegResult:
 
     Attributes:
         mask: (H, W) uint8 Cityscapes train ids; 255 where ignored (below ``conf``, or a class not asked for).
-        confidence: (H, W) uint8, probability of the class that the network chose, times 255.
+        sureness: Gives `confidence` and `mean_confidence`.
         image_bgr: (H, W, 3) uint8, the frame itself.
         names: Class name by train id.
         palette_rgb: Colour by train id.
@@ -62,7 +63,7 @@ class SegResult:
     """
 
     mask: UInt8Array
-    confidence: UInt8Array
+    sureness: FrameConfidence = field(repr=False)
     image_bgr: UInt8Array = field(repr=False)
     names: Sequence[str]
     palette_rgb: Palette = field(repr=False)
@@ -76,6 +77,16 @@ class SegResult:
         """Height and width of the frame, pixels."""
         height, width = self.mask.shape
         return height, width
+
+    @property
+    def confidence(self) -> UInt8Array:
+        """(H, W) uint8, probability of the class that the network chose, times 255; computed at the first use."""
+        return self.sureness.pixels
+
+    @property
+    def mean_confidence(self) -> float:
+        """Of the network's input every 8th pixel of every 8th row, 0 to 1; does not compute `confidence`."""
+        return self.sureness.mean
 
     @property
     def probability(self) -> np.typing.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from cdga_sdk.errors import UsageError
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.opencv import cv2
+from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
 from cdga_sdk.video.pipeline import RunSummary, SaveWhat, VideoOptions, segment_video
@@ -134,17 +135,16 @@ class Segmenter:
         clock = [time.perf_counter()]
         frame_rgb = cv2.cvtColor(resize_image(image_bgr, self.imgsz), cv2.COLOR_BGR2RGB)
         clock.append(time.perf_counter())
-        mask_NHW, conf_NHW = self._backend.infer(np.asarray(frame_rgb, np.uint8)[np.newaxis])
+        prediction = self._backend.infer(np.asarray(frame_rgb, np.uint8)[np.newaxis])
         clock.append(time.perf_counter())
         height, width = image_bgr.shape[:2]
-        mask = resize_label(mask_NHW[0], (height, width))
-        confidence = resize_image(conf_NHW[0], (height, width))
-        mask = self._ignore(mask, confidence)
+        sureness = FrameConfidence(prediction, 0, (height, width))
+        mask = self._ignore(resize_label(prediction.mask_NHW[0], (height, width)), sureness)
         clock.append(time.perf_counter())
         stages = ("preprocess", "inference", "postprocess")
         return SegResult(
             mask=mask,
-            confidence=confidence,
+            sureness=sureness,
             image_bgr=image_bgr,
             names=self.names,
             palette_rgb=self.manifest.palette_rgb,
@@ -222,11 +222,11 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def _ignore(self, mask: UInt8Array, confidence: UInt8Array) -> UInt8Array:
+    def _ignore(self, mask: UInt8Array, sureness: FrameConfidence) -> UInt8Array:
         if self._kept is not None:
             mask = np.asarray(cv2.LUT(mask, self._kept), np.uint8)
         if self._conf > 0:
-            mask = np.where(confidence < self._conf * 255, np.uint8(IGNORE), mask)
+            mask = np.where(sureness.pixels < self._conf * 255, np.uint8(IGNORE), mask)
         return mask
 
 

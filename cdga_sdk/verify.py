@@ -29,7 +29,7 @@ class Verification:
         backend: Runtime, device and precision.
         agreement: Share of pixels with the golden masks' class, by frame.
         min_agreement: The gate that every frame must reach: the one the export had.
-        latency_ms: Median time of one frame, after two to warm up: frame in, mask and confidence out.
+        latency_ms: Median time of one frame, after two to warm up: frame in, mask out.
         slowest_ms: The longest.
     """
 
@@ -68,7 +68,7 @@ def verify(
         for number, golden in enumerate([*frames[:1] * _WARM_UP, *frames]):
             frame_1HWC = np.ascontiguousarray(golden.image_bgr[np.newaxis, :, :, ::-1])
             started = time.perf_counter()
-            mask_1HW, _ = runtime.infer(frame_1HWC)
+            mask_1HW = runtime.infer(frame_1HWC).mask_NHW
             if number >= _WARM_UP:
                 times_ms.append(1000 * (time.perf_counter() - started))
                 agreement[golden.name] = float((mask_1HW[0] == golden.mask).mean())

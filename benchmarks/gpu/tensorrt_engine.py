@@ -91,7 +91,7 @@ def _parity(bundle: Bundle, backend: TensorRtBackend) -> dict[str, float]:
     """Share of pixels that have the trained network's class, by golden frame."""
     agreement = {}
     for frame in bundle.golden_frames():
-        mask_NHW, _ = backend.infer(frame.image_bgr[np.newaxis, :, :, ::-1])
+        mask_NHW = backend.infer(frame.image_bgr[np.newaxis, :, :, ::-1]).mask_NHW
         agreement[frame.name] = float((mask_NHW[0] == frame.mask).mean())
     return agreement
 

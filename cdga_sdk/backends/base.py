@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from cdga_sdk.errors import ModelError
+from cdga_sdk.prediction import Prediction
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["Backend", "refuse_foreign_graph"]
@@ -23,12 +24,10 @@ class Backend(Protocol):
 
     name: str
 
-    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(self, frames_NHWC: UInt8Array) -> Prediction:
         """Segment (N, H, W, 3) uint8 RGB frames of the network's size.
 
-        Returns:
-            mask (N, H, W) uint8 train ids and conf (N, H, W) uint8, probability of the class times 255. Both are
-            the caller's to keep: no later call writes into them.
+        What it returns is the caller's to keep: no later call writes into it.
         """
         ...
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, one_line
+from cdga_sdk.prediction import Known
 from cdga_sdk.preprocess import UInt8Array
 
 try:
@@ -69,10 +70,10 @@ class OnnxRuntimeBackend:
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         self.name = f"onnxruntime {device} {precision}"
 
-    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
         mask, conf = self._session.run(["mask", "conf"], {"frame": frames_NHWC})
-        return np.asarray(mask), np.asarray(conf)
+        return Known(np.asarray(mask), np.asarray(conf))
 
     def close(self) -> None:
         """Nothing to do: the session goes with this object."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, one_line
+from cdga_sdk.prediction import FromLogits, Known, Prediction
 from cdga_sdk.preprocess import UInt8Array
-from cdga_sdk.tail import confidence, labels
+from cdga_sdk.tail import labels
 
 try:
     import openvino
@@ -65,24 +66,24 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
+        self._idle: list[Any] = []  # append and pop are atomic
         self.name = f"openvino cpu {precision}"
 
-    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(self, frames_NHWC: UInt8Array) -> Prediction:
         """Segment frames; see `Backend.infer`."""
-        # A request of its own per call: one shared request answers wrongly when threads meet in it.
-        request = self._compiled.create_infer_request()
+        # Never shared between threads: a request answers wrongly when two meet in it.
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
         request.infer({"frame": frames_NHWC})
+        copies = [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
+        self._idle.append(request)
         if self.is_cut:
+            (logits_NChw,) = copies
             size_hw = frames_NHWC.shape[1:3]
-            logits_NChw = request.get_output_tensor(0).data
-            return (
-                np.stack([labels(logits_Chw, size_hw) for logits_Chw in logits_NChw]),
-                np.stack([confidence(logits_Chw, size_hw) for logits_Chw in logits_NChw]),
-            )
-        return (
-            np.array(request.get_tensor("mask").data, np.uint8),
-            np.array(request.get_tensor("conf").data, np.uint8),
-        )
+            return FromLogits(np.stack([labels(logits_Chw, size_hw) for logits_Chw in logits_NChw]), logits_NChw)
+        return Known(*copies)
 
     def close(self) -> None:
         """Nothing to do: the compiled model goes with this object."""

@@ -20,6 +20,7 @@ from cdga_sdk.backends.cuda_device import PinnedBuffer, Stream
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, import_product, key_for_this_gpu
 from cdga_sdk.errors import CdgaError, ModelError, ResourceError, one_line
+from cdga_sdk.prediction import Known
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["TensorRtBackend", "open_kept", "open_tensorrt", "split_batch", "wanted_key"]
@@ -152,7 +153,7 @@ class TensorRtBackend:
             if not context.set_tensor_address(name, buffer.device):
                 raise ModelError(f"TensorRT takes no memory for {name}")
 
-    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
         num_frames, *size, _ = frames_NHWC.shape
         assert tuple(size) == self._size, f"frames are {size}, the engine takes {self._size}"
@@ -160,7 +161,7 @@ class TensorRtBackend:
         with self._lock:
             for part, batch in split_batch(num_frames, self._lowest, self._highest):
                 self._run(frames_NHWC[part], batch, mask_NHW[part], conf_NHW[part])
-        return mask_NHW, conf_NHW
+        return Known(mask_NHW, conf_NHW)
 
     def _run(self, frames_NHWC: UInt8Array, batch: int, mask_NHW: UInt8Array, conf_NHW: UInt8Array) -> None:
         """Run one part, and fill ``mask_NHW`` and ``conf_NHW``."""

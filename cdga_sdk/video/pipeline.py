@@ -318,7 +318,7 @@ class _Outputs:
                 "frame": result.frame,
                 "time_s": result.time_s,
                 "share": {k: round(v, 5) for k, v in shares.items()},
-                "mean_confidence": round(float(result.confidence.mean()) / 255, 4),
+                "mean_confidence": round(result.mean_confidence, 4),
                 "ms": {k: round(v, 2) for k, v in times_ms.items()},
             }
         )
@@ -356,7 +356,7 @@ class _Outputs:
             self._times[stage].add(ms)
         for name, share in shares.items():
             self._shares[self._names.index(name)] += share
-        self._confidence += float(result.confidence.mean()) / 255
+        self._confidence += result.mean_confidence
 
     def _write_line(self, record: dict[str, object]) -> None:
         if self._stats is not None:

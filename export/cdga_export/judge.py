@@ -157,7 +157,7 @@ class Judge:
 
         def mask_of(image_bgr: UInt8Array) -> UInt8Array:
             frame_rgb = np.ascontiguousarray(resize_image(image_bgr, imgsz_hw)[:, :, ::-1])
-            return resize_label(backend.infer(frame_rgb[np.newaxis])[0][0], image_bgr.shape[:2])
+            return resize_label(backend.infer(frame_rgb[np.newaxis]).mask_NHW[0], image_bgr.shape[:2])
 
         with progress_bar(f"score {precision}", len(labels.data), quiet=self._quiet) as advance:
             return evaluate(mask_of, labels.data, labels.classes, on_frame=advance).miou

@@ -89,7 +89,7 @@ class Losses:
 
 def _masks(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array]) -> list[UInt8Array]:
     backend = OnnxRuntimeBackend(model.SerializeToString(), device="cpu")
-    return [backend.infer(frame[np.newaxis])[0][0] for frame in frames_rgb]
+    return [backend.infer(frame[np.newaxis]).mask_NHW[0] for frame in frames_rgb]
 
 
 def longest_admitted(ordered: Sequence[str], is_admitted: Callable[[Sequence[str]], bool]) -> Sequence[str]:

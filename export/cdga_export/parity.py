@@ -22,6 +22,7 @@ from cdga_sdk.bundle import Precision
 from cdga_sdk.errors import GateError
 from cdga_sdk.opencv import cv2
 from cdga_sdk.overlay import Palette, color_map_bgr
+from cdga_sdk.prediction import Prediction
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = [
@@ -47,7 +48,7 @@ MAX_MIOU_LOSS: Final = 0.3
 
 BOUNDARY_PX: Final = 3
 
-Infer = Callable[[UInt8Array], tuple[UInt8Array, UInt8Array]]
+Infer = Callable[[UInt8Array], Prediction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ def compare(
 
     Args:
         references: What the trained network says, of at least one frame.
-        candidate: Maps (N, H, W, 3) uint8 RGB frames to mask and confidence.
+        candidate: Says of (N, H, W, 3) uint8 RGB frames what they show.
         names: Class names by train id.
         reference_name: For the report.
         candidate_name: For the report.
@@ -188,12 +189,13 @@ def compare(
     pixels = np.zeros(256 * 256, np.int64)
     rows, masks = [], []
     for reference in references:
-        found_mask, found_conf = (found[0] for found in candidate(reference.frame.frame_rgb[np.newaxis]))
-        rows.append(_frame(reference, found_mask, found_conf))
+        found = candidate(reference.frame.frame_rgb[np.newaxis])
+        found_mask = found.mask_NHW[0]
+        rows.append(_frame(reference, found_mask, found.confidence(0)))
         masks.append(found_mask)
         pixels += np.bincount((256 * reference.mask.astype(np.int64) + found_mask).ravel(), minlength=pixels.size)
     turns = [i % len(references) for i in range(batch)]
-    batched, _ = candidate(np.stack([references[i].frame.frame_rgb for i in turns]))
+    batched = candidate(np.stack([references[i].frame.frame_rgb for i in turns])).mask_NHW
     batch_agreement = min(float((one == masks[i]).mean()) for one, i in zip(batched, turns, strict=True))
     worst = min(rows, key=lambda row: row.agreement)
     report = ParityReport(

@@ -17,6 +17,7 @@ from cdga_sdk.bundle import Bundle
 from cdga_sdk.cli import run
 from cdga_sdk.errors import GateError, InputError
 from cdga_sdk.labels import CLASS_SETS
+from cdga_sdk.prediction import Known
 from cdga_sdk.preprocess import UInt8Array
 from cdga_train.data.base import Sample
 from cdga_train.data.streets import render_frame
@@ -147,9 +148,9 @@ class Paced:
         self._seconds = seconds
         self._clock = clock
 
-    def infer(self, frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(self, frames_NHWC: UInt8Array) -> Known:
         self._clock[0] += self._seconds
-        return frames_NHWC[..., 0], frames_NHWC[..., 0]
+        return Known(frames_NHWC[..., 0], frames_NHWC[..., 0])
 
     def close(self) -> None:
         pass

@@ -21,9 +21,10 @@ from cdga_export.parity import (
     with_labels,
 )
 from cdga_sdk.errors import GateError
+from cdga_sdk.prediction import Known, Prediction
 from cdga_sdk.preprocess import UInt8Array
 
-Infer = Callable[[UInt8Array], tuple[UInt8Array, UInt8Array]]
+Infer = Callable[[UInt8Array], Prediction]
 
 
 def frame(*values: int) -> UInt8Array:
@@ -31,20 +32,20 @@ def frame(*values: int) -> UInt8Array:
     return np.repeat(np.array(values, np.uint8)[None, :, None], 3, axis=2)
 
 
-def told(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+def told(frames_NHWC: UInt8Array) -> Known:
     """A network whose mask is the first channel and whose confidence is 200."""
     mask = frames_NHWC[..., 0]
-    return mask, np.full_like(mask, 200)
+    return Known(mask, np.full_like(mask, 200))
 
 
 def off_by(wrong: dict[int, int], conf: int = 200) -> Infer:
     """``told``, with the mask's values replaced, and another confidence."""
 
-    def infer(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
+    def infer(frames_NHWC: UInt8Array) -> Known:
         mask = frames_NHWC[..., 0].copy()
         for value, other in wrong.items():
             mask[frames_NHWC[..., 0] == value] = other
-        return mask, np.full_like(mask, conf)
+        return Known(mask, np.full_like(mask, conf))
 
     return infer
 
@@ -54,8 +55,9 @@ FRAMES = [("a", frame(1, 2, 3, 4)), ("b", frame(1, 1, 1, 5))]
 
 
 def reference(name: str, frame_rgb: UInt8Array, image_in: dict[int, int]) -> Reference:
-    mask, conf = (found[0] for found in told(frame_rgb[None]))
-    image_mask = off_by(image_in)(frame_rgb[None])[0][0]
+    answer = told(frame_rgb[None])
+    mask, conf = answer.mask_NHW[0], answer.conf_NHW[0]
+    image_mask = off_by(image_in)(frame_rgb[None]).mask_NHW[0]
     frame = Frame(name=name, image_bgr=frame_rgb, frame_rgb=frame_rgb)
     return Reference(frame=frame, mask=mask, conf=conf, image_mask=image_mask)
 
@@ -101,9 +103,9 @@ def test_frame_in_and_image_in_are_told_apart() -> None:
 
 
 def test_a_graph_that_mixes_up_a_batch_is_refused() -> None:
-    def first_of_batch_for_all(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
-        mask, conf = told(frames_NHWC)
-        return np.repeat(mask[:1], len(mask), axis=0), conf
+    def first_of_batch_for_all(frames_NHWC: UInt8Array) -> Known:
+        answer = told(frames_NHWC)
+        return Known(np.repeat(answer.mask_NHW[:1], len(frames_NHWC), axis=0), answer.conf_NHW)
 
     report = judged(first_of_batch_for_all, gate=0.5)
     assert (report.agreement, report.batch_agreement) == (1.0, 0.25)
@@ -174,11 +176,11 @@ def test_boundaries_are_what_lies_within_three_pixels_of_another_class() -> None
     wide = [("w", frame(*[0] * 10, *[1] * 10))]
 
     def wrong_at(*columns: int) -> Infer:
-        def infer(frames_NHWC: UInt8Array) -> tuple[UInt8Array, UInt8Array]:
-            mask, conf = told(frames_NHWC)
-            mask = mask.copy()
+        def infer(frames_NHWC: UInt8Array) -> Known:
+            answer = told(frames_NHWC)
+            mask = answer.mask_NHW.copy()
             mask[..., list(columns)] = 5
-            return mask, conf
+            return Known(mask, answer.conf_NHW)
 
         return infer
 
@@ -189,7 +191,10 @@ def test_boundaries_are_what_lies_within_three_pixels_of_another_class() -> None
 def test_the_picture_shows_where_they_differ() -> None:
     (_, shown), *_ = FRAMES
     picture = side_by_side(
-        shown, told(shown[None])[0][0], off_by({3: 9})(shown[None])[0][0], [(10 * i, 0, 1) for i in range(12)]
+        shown,
+        told(shown[None]).mask_NHW[0],
+        off_by({3: 9})(shown[None]).mask_NHW[0],
+        [(10 * i, 0, 1) for i in range(12)],
     )
     assert picture.shape == (1, 16, 3)
     assert picture[0, 4:8].tolist() == [[1, 0, 10], [1, 0, 20], [1, 0, 30], [1, 0, 40]]

@@ -13,6 +13,7 @@ from cdga_sdk.errors import UsageError
 from cdga_sdk.image import read_label
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.overlay import draw_overlay
+from cdga_sdk.prediction import FrameConfidence, Known
 from cdga_sdk.result import Rle, SegResult
 
 MASK = np.array([[0, 0, 13, 255], [0, 13, 13, 255], [10, 10, 10, 10]], np.uint8)
@@ -20,9 +21,10 @@ MASK = np.array([[0, 0, 13, 255], [0, 13, 13, 255], [10, 10, 10, 10]], np.uint8)
 
 def result_of(mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None) -> SegResult:
     image = np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+    conf = np.full(mask.shape, 255, np.uint8) if confidence is None else confidence
     return SegResult(
         mask=mask,
-        confidence=np.full(mask.shape, 255, np.uint8) if confidence is None else confidence,
+        sureness=FrameConfidence(Known(mask[None], conf[None]), 0, mask.shape),
         image_bgr=image,
         names=CITYSCAPES_NAMES,
         palette_rgb=CITYSCAPES_PALETTE_RGB,

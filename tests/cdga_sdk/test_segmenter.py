@@ -25,8 +25,8 @@ Picture = Callable[..., NDArray[np.uint8]]
 def network_output(segmenter: Segmenter, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Mask and confidence at the network's size, past everything that the segmenter adds."""
     frame_rgb = cv2.resize(image_bgr, (128, 64), interpolation=cv2.INTER_LINEAR)[:, :, ::-1]
-    mask, conf = segmenter._backend.infer(np.ascontiguousarray(frame_rgb, np.uint8)[np.newaxis])
-    return mask[0], conf[0]
+    prediction = segmenter._backend.infer(np.ascontiguousarray(frame_rgb, np.uint8)[np.newaxis])
+    return prediction.mask_NHW[0], prediction.confidence(0)
 
 
 def test_what_it_says_of_itself(segmenter: Segmenter, tiny_bundle: Path) -> None:

@@ -14,7 +14,7 @@ from cdga_sdk import tail
 from cdga_sdk.errors import ModelError
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import Preprocess, resize_image
-from cdga_sdk.tail import Float32Array, confidence, head_confidence, labels
+from cdga_sdk.tail import Float32Array, confidence, labels, mean_confidence
 from cdga_sdk.video.source import VideoSource
 from cdga_train.checkpoint import read_published_weights
 from cdga_train.models.fused import Normalise, classified
@@ -185,13 +185,13 @@ def test_the_layout_in_memory_does_not_matter() -> None:
     tight = strided.copy()
     np.testing.assert_array_equal(labels(strided, (48, 160)), labels(tight, (48, 160)))
     np.testing.assert_array_equal(confidence(strided, (48, 160)), confidence(tight, (48, 160)))
-    np.testing.assert_array_equal(head_confidence(strided), head_confidence(tight))
+    assert mean_confidence(strided, (48, 160)) == mean_confidence(tight, (48, 160))
 
 
 def test_arguments_are_left_as_they_were() -> None:
     logits = random_logits((7, 12, 20), 6)
     before = logits.copy()
-    labels(logits, (48, 160)), confidence(logits, (48, 160)), head_confidence(logits)
+    labels(logits, (48, 160)), confidence(logits, (48, 160)), mean_confidence(logits, (48, 160))
     np.testing.assert_array_equal(logits, before)
 
 
@@ -217,13 +217,18 @@ def test_confidence_by_hand() -> None:
     # Halfway between (log 3, 0) and (0, log 3) both classes have half.
     logits = np.array([[[np.log(3), 0]], [[0, np.log(3)]]], np.float32)
     assert confidence(logits, (1, 3)).tolist() == [[191, 128, 191]]
-    np.testing.assert_allclose(head_confidence(logits), [[0.75, 0.75]], rtol=1e-6)
-    assert head_confidence(logits).dtype == np.float32
     assert confidence(random_logits((1, 3, 4), 0), (6, 8)).tolist() == [[255] * 8] * 6
 
 
+@pytest.mark.parametrize(("head_hw", "size_hw"), [((7, 9), (56, 72)), ((7, 9), (53, 71)), ((12, 20), (5, 13))])
+def test_mean_confidence_is_that_of_every_8th_pixel(head_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
+    logits = random_logits((6, *head_hw), 10)
+    _, conf = plain(logits, size_hw)
+    assert mean_confidence(logits, size_hw) == pytest.approx(float(conf[4::8, 4::8].mean()) / 255, abs=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e31])
-@pytest.mark.parametrize("function", [labels, confidence, lambda logits, _: head_confidence(logits)])
+@pytest.mark.parametrize("function", [labels, confidence, mean_confidence])
 def test_what_is_no_logit_is_refused(bad: float, function: Callable[[Float32Array, tuple[int, int]], object]) -> None:
     logits = random_logits((3, 4, 5), 0)
     logits[1, 2, 3] = bad

@@ -17,6 +17,7 @@ from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.backends.onnx_runtime import cuda_driver_present, usable_cpus
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
+from cdga_sdk.prediction import Prediction
 
 NAMES = ("onnxruntime", "openvino")
 Frames = NDArray[np.uint8]
@@ -41,6 +42,11 @@ def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
     return open_backend(bundle.model_bytes, backend=request.param, device="cpu", threads=1)
 
 
+def both(answer: Prediction) -> Frames:
+    """Masks and confidences, (2, N, H, W)."""
+    return np.stack([answer.mask_NHW, [answer.confidence(i) for i in range(len(answer.mask_NHW))]])
+
+
 def foreign_graph(names: tuple[str, str]) -> bytes:
     """A sound ONNX file that is no segmentation: what goes in comes out."""
     from onnx import TensorProto, helper
@@ -58,36 +64,43 @@ def test_name_tells_runtime_device_and_arithmetic(backend: Backend) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_shapes_and_types(backend: Backend, golden: tuple[Frames, Frames], batch: int) -> None:
-    mask, conf = backend.infer(golden[0][:batch])
-    for out in (mask, conf):
+    answer = backend.infer(golden[0][:batch])
+    for out in both(answer):
         assert isinstance(out, np.ndarray)
         assert out.shape == (batch, 64, 128)
         assert out.dtype == np.uint8
-    assert mask.max() <= 18
+    assert answer.mask_NHW.max() <= 18
 
 
 def test_batch_equals_one_by_one(backend: Backend, golden: tuple[Frames, Frames]) -> None:
     together = backend.infer(golden[0][:3])
     for i in range(3):
         alone = backend.infer(golden[0][i : i + 1])
-        assert (together[0][i] != alone[0][0]).mean() <= 1e-4
-        assert np.abs(together[1][i].astype(int) - alone[1][0]).max() <= 1
+        assert (together.mask_NHW[i] != alone.mask_NHW[0]).mean() <= 1e-4
+        assert np.abs(together.confidence(i).astype(int) - alone.confidence(0)).max() <= 1
+        assert together.mean_confidence(i) == pytest.approx(alone.mean_confidence(0), abs=1e-4)
 
 
 def test_same_frame_same_answer(backend: Backend, golden: tuple[Frames, Frames]) -> None:
     first, second = backend.infer(golden[0][:2]), backend.infer(golden[0][:2])
-    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(both(first), both(second))
 
 
 def test_results_are_the_callers(backend: Backend, golden: tuple[Frames, Frames]) -> None:
-    mask, conf = backend.infer(golden[0][:1])
-    kept = mask.copy(), conf.copy()
-    later = backend.infer(golden[0][5:6])
-    np.testing.assert_array_equal((mask, conf), kept)
-    assert mask.flags.writeable
-    mask[:] = 200
-    conf[:] = 200
-    np.testing.assert_array_equal(backend.infer(golden[0][5:6]), later)
+    answer, late = (backend.infer(golden[0][:1]) for _ in range(2))
+    mask, conf = kept = both(answer).copy()
+    later = both(backend.infer(golden[0][5:6]))
+    np.testing.assert_array_equal(both(late), kept)  # asked only after another frame
+    answer.mask_NHW[:] = 200
+    answer.confidence(0)[:] = 200
+    np.testing.assert_array_equal(both(backend.infer(golden[0][5:6])), later)
+    np.testing.assert_array_equal(both(late), (mask, conf))
+
+
+def test_mean_confidence_is_the_mean_of_every_8th_pixel(backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    answer = backend.infer(golden[0][:2])
+    for i in range(2):
+        assert answer.mean_confidence(i) == pytest.approx(answer.confidence(i)[4::8, 4::8].mean() / 255, abs=0.5 / 255)
 
 
 def test_input_is_left_alone(backend: Backend, golden: tuple[Frames, Frames]) -> None:
@@ -98,21 +111,20 @@ def test_input_is_left_alone(backend: Backend, golden: tuple[Frames, Frames]) ->
 
 def test_threads_equal_serial(backend: Backend, golden: tuple[Frames, Frames]) -> None:
     frames = [golden[0][i : i + 1] for i in range(8)]
-    serial = [backend.infer(f) for f in frames]
+    serial = [both(backend.infer(f)) for f in frames]
     with ThreadPoolExecutor(8) as pool:
-        for together in pool.map(lambda i: (i, backend.infer(frames[i])), [*range(8)] * 4):
+        for together in pool.map(lambda i: (i, both(backend.infer(frames[i]))), [*range(8)] * 4):
             index, answer = together
             np.testing.assert_array_equal(answer, serial[index])
 
 
 def test_golden_masks(backend: Backend, golden: tuple[Frames, Frames]) -> None:
-    mask, _ = backend.infer(golden[0])
-    assert (mask == golden[1]).mean() >= 0.9999
+    assert (backend.infer(golden[0]).mask_NHW == golden[1]).mean() >= 0.9999
 
 
 def test_runtimes_agree(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
     pytest.importorskip("openvino")
-    answers = [open_backend(bundle.model_bytes, backend=n, device="cpu").infer(golden[0]) for n in NAMES]
+    answers = [both(open_backend(bundle.model_bytes, backend=n, device="cpu").infer(golden[0])) for n in NAMES]
     assert (answers[0][0] == answers[1][0]).mean() >= 0.9999
     assert np.abs(answers[0][1].astype(int) - answers[1][1]).max() <= 2
 
@@ -135,8 +147,8 @@ def test_openvino_s_end_is_cut_off_where_it_is_the_usual(bundle: Bundle, golden:
     other = resized_otherwise(bundle.model_bytes)
     whole = OpenVinoBackend(other)
     assert not whole.is_cut
-    mask, conf = whole.infer(golden[0])
-    wanted_mask, wanted_conf = open_backend(other, backend="onnxruntime", device="cpu").infer(golden[0])
+    mask, conf = both(whole.infer(golden[0]))
+    wanted_mask, wanted_conf = both(open_backend(other, backend="onnxruntime", device="cpu").infer(golden[0]))
     assert (mask == wanted_mask).mean() >= 0.9999
     assert np.abs(conf.astype(int) - wanted_conf).max() <= 2
     assert (mask != golden[1]).mean() > 1e-4  # the other centres do matter
@@ -197,7 +209,7 @@ def test_cuda_without_a_gpu_is_said(bundle: Bundle, name: str) -> None:
 def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
     opened = open_backend(bundle.model_bytes)
     assert opened.name.endswith("fp32")
-    assert (opened.infer(golden[0][:1])[0] == golden[1][:1]).mean() >= 0.9999
+    assert (opened.infer(golden[0][:1]).mask_NHW == golden[1][:1]).mean() >= 0.9999
     if not cuda_driver_present():
         try:
             import openvino  # noqa: F401 - is it there at all

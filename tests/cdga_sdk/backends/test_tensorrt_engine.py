@@ -210,7 +210,8 @@ def golden(bundle: Bundle) -> tuple[Frames, Frames]:
 def test_golden_masks_in_every_batch(backend: TensorRtBackend, golden: tuple[Frames, Frames]) -> None:
     assert backend.name in {f"{product} cuda fp32" for product in PRODUCTS}
     for batch in (1, 3, 4, 5, 8):  # the engine takes 1 to 4
-        mask, conf = backend.infer(golden[0][:batch])
+        answer = backend.infer(golden[0][:batch])
+        mask, conf = answer.mask_NHW, answer.conf_NHW
         assert mask.shape == conf.shape == (batch, 64, 128)
         assert mask.dtype == conf.dtype == np.uint8
         assert (mask == golden[1][:batch]).mean() >= 0.9999
@@ -222,18 +223,19 @@ def test_fewer_frames_than_the_engine_takes(
 ) -> None:
     opened = engine_for(bundle, backend.name.split()[0], (2, 2, 4))
     for batch in (1, 5):
-        assert (opened.infer(golden[0][:batch])[0] == golden[1][:batch]).mean() >= 0.9999
+        assert (opened.infer(golden[0][:batch]).mask_NHW == golden[1][:batch]).mean() >= 0.9999
     opened.close()
 
 
 @pytest.mark.gpu
 def test_results_are_the_callers(backend: TensorRtBackend, golden: tuple[Frames, Frames]) -> None:
-    mask, conf = backend.infer(golden[0][:1])
-    kept = mask.copy(), conf.copy()
+    answer = backend.infer(golden[0][:1])
+    kept = answer.mask_NHW.copy(), answer.conf_NHW.copy()
     later = backend.infer(golden[0][5:6])
-    np.testing.assert_array_equal((mask, conf), kept)
-    mask[:] = conf[:] = 200
-    np.testing.assert_array_equal(backend.infer(golden[0][5:6]), later)
+    np.testing.assert_array_equal((answer.mask_NHW, answer.conf_NHW), kept)
+    answer.mask_NHW[:] = answer.conf_NHW[:] = 200
+    again = backend.infer(golden[0][5:6])
+    np.testing.assert_array_equal((again.mask_NHW, again.conf_NHW), (later.mask_NHW, later.conf_NHW))
 
 
 @pytest.mark.gpu
@@ -242,13 +244,14 @@ def test_threads_equal_serial(backend: TensorRtBackend, golden: tuple[Frames, Fr
     serial = [backend.infer(f) for f in frames]
     with ThreadPoolExecutor(8) as pool:
         for index, answer in pool.map(lambda i: (i, backend.infer(frames[i])), [*range(8)] * 8):
-            np.testing.assert_array_equal(answer, serial[index])
+            np.testing.assert_array_equal(answer.mask_NHW, serial[index].mask_NHW)
+            np.testing.assert_array_equal(answer.conf_NHW, serial[index].conf_NHW)
 
 
 @pytest.mark.gpu
 def test_reversed_channels_are_copied_rightly(backend: TensorRtBackend, bundle: Bundle) -> None:
     frame = bundle.golden_frames()[0]
-    mask, _ = backend.infer(frame.image_bgr[np.newaxis, :, :, ::-1])  # a view with a negative stride
+    mask = backend.infer(frame.image_bgr[np.newaxis, :, :, ::-1]).mask_NHW  # a view with a negative stride
     assert (mask[0] == frame.mask).mean() >= 0.9999
 
 
