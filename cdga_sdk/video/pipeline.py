@@ -1,4 +1,5 @@
-"""Source to outputs: decode, segment, write. Frames are streamed; nothing grows with the length of the video.
+"""Source to outputs. Frames are decoded ahead on one thread, segmented on the caller's, and drawn and written behind on
+another; a few wait between them, and nothing grows with the length of the video.
 
 The folder that a run fills::
 
@@ -33,6 +34,7 @@ from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.result import SegResult
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import VideoSource
+from cdga_sdk.video.stages import ReadAhead, WriteBehind
 
 __all__ = ["RunSummary", "SaveWhat", "VideoOptions", "parse_save", "segment_images", "segment_video"]
 
@@ -196,14 +198,17 @@ def segment_video(
                 preset=options.preset,
             )
             outputs.attach(sink)
-        clock = time.perf_counter()
-        for frame in frames:
-            decode_ms = 1e3 * (time.perf_counter() - clock)
-            result = segmenter.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
-            if on_frame:
-                on_frame(result)
-            outputs.write(result, f"{source.stem}_{frame.index:06d}", decode_ms, options.alpha, pts=frame.pts)
-            clock = time.perf_counter()
+
+        def write(made: _Made) -> None:
+            name = f"{source.stem}_{made.result.frame:06d}"
+            outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts)
+
+        with ReadAhead(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
+            for frame, decode_ms in decoded:
+                result = segmenter.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
+                if on_frame:
+                    on_frame(result)
+                behind.put(_Made(result, decode_ms, frame.pts))
         outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
         if not outputs.frames:
             raise InputError("no frame lies in the range asked for", where=source, fix="check --start and --end")
@@ -258,6 +263,15 @@ def raise_if_degraded(summary: RunSummary) -> None:
         raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A result on its way to the files: how long its frame took to decode, milliseconds, and the ticks it is at."""
+
+    result: SegResult
+    decode_ms: float
+    pts: int
+
+
 class _Outputs:
     """The files of one run; finalises them whatever happens."""
 
@@ -296,6 +310,10 @@ class _Outputs:
     def attach(self, sink: VideoSink) -> None:
         """Take over a video sink: opened here, closed with the run."""
         self._sink = self._stack.enter_context(sink)
+
+    def abandon(self) -> None:
+        """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
+        self._stack.pop_all()
 
     def write(self, result: SegResult, name: str, decode_ms: float, alpha: float, *, pts: int | None = None) -> None:
         """Write everything asked for of one frame, and count it."""

@@ -1,0 +1,182 @@
+"""Stages of a pipeline on threads of their own, with bounded queues between them.
+
+Nothing piles up and nothing overtakes. An exception of a stage reaches the caller. No wait is for ever: each looks up
+every tenth of a second whether the other side is still there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+__all__ = ["STOP_S", "ReadAhead", "WriteBehind"]
+
+Item = TypeVar("Item")
+
+POLL_S: Final = 0.1
+STOP_S: Final = 1.5
+"""Seconds that a stage has to come to an end when the caller fails or is interrupted."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """Nothing comes after this.
+
+    Attributes:
+        error: That ended it; None where the items came to an end.
+    """
+
+    error: BaseException | None
+
+
+class ReadAhead(Generic[Item]):
+    """Takes items on a thread, some ahead of the one in hand; a context manager that can be iterated once.
+
+    Args:
+        items: What is taken, on that thread only.
+        depth: Items that may wait.
+    """
+
+    def __init__(self, items: Iterable[Item], *, depth: int = 2) -> None:
+        self._items = items
+        self._waiting: queue.Queue[tuple[Item, float] | _End] = queue.Queue(depth)
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._take, name="read-ahead", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Item, float]]:
+        """Each item in turn, and the milliseconds that it took.
+
+        Raises:
+            BaseException: What ended ``items``, behind the last item.
+        """
+        while True:
+            try:
+                item = self._waiting.get(timeout=POLL_S)
+            except queue.Empty:
+                assert self._thread.is_alive() or not self._waiting.empty(), "the thread ended without a word"
+                continue
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
+    def _take(self) -> None:
+        end = _End(None)
+        try:
+            clock = time.perf_counter()
+            for item in self._items:
+                if not self._put((item, 1e3 * (time.perf_counter() - clock))):
+                    return
+                clock = time.perf_counter()
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            end = _End(error)
+        self._put(end)
+
+    def _put(self, item: tuple[Item, float] | _End) -> bool:
+        """False where nobody wants it any more."""
+        while not self._is_stopped.is_set():
+            try:
+                self._waiting.put(item, timeout=POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_stopped.set()
+        self._thread.join(STOP_S)
+
+
+class WriteBehind(Generic[Item]):
+    """Hands items to a function on a thread, in order; a context manager.
+
+    Leaving the block waits until everything is written. Where the block fails, what waits is still written, but for no
+    longer than `STOP_S`.
+
+    Args:
+        write: Called with each item, on that thread only.
+        depth: Items that may wait.
+        abandon: Called where ``write`` does not return in time: what it works with must then be left alone.
+    """
+
+    def __init__(self, write: Callable[[Item], None], *, depth: int = 2, abandon: Callable[[], None]) -> None:
+        self._write, self._abandon = write, abandon
+        self._waiting: queue.Queue[Item | _End] = queue.Queue(depth)
+        self._is_stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def put(self, item: Item) -> None:
+        """Give an item away; waits while ``depth`` of them do.
+
+        Raises:
+            BaseException: What ``write`` raised, of an earlier item; nothing is written after that.
+        """
+        self._put(item)
+        self._raise_error()
+
+    def _put(self, item: Item | _End) -> None:
+        while self._thread.is_alive():
+            try:
+                self._waiting.put(item, timeout=POLL_S)
+            except queue.Full:
+                continue
+            return
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while not self._is_stopped.is_set():
+                item = self._next()
+                if isinstance(item, _End):
+                    return
+                if item is not None:
+                    self._write(item)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            self._error = error
+
+    def _next(self) -> Item | _End | None:
+        try:
+            return self._waiting.get(timeout=POLL_S)
+        except queue.Empty:
+            return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._put(_End(None))
+                while self._thread.is_alive():  # in steps: a signal must be able to come between
+                    self._thread.join(POLL_S)
+                self._raise_error()
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        deadline_s = time.monotonic() + STOP_S
+        while self._thread.is_alive() and not self._waiting.empty() and time.monotonic() < deadline_s:
+            self._thread.join(POLL_S / 10)
+        self._is_stopped.set()
+        self._thread.join(max(0.0, deadline_s - time.monotonic()) + POLL_S)
+        if self._thread.is_alive():
+            self._abandon()
