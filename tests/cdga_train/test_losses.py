@@ -269,7 +269,9 @@ def literal_chain(
 def test_the_chain_from_logits_to_losses_equals_a_literal_one(
     detach_q: bool, dtype: torch.dtype, on_logits: float, on_weights: float
 ) -> None:
-    torch.manual_seed(1)
+    # Of 1.5 million pre-activations, this seed's nearest to a kink of ReLU or LeakyReLU is 5 float32 rounding errors
+    # away: nearer than one, float32 takes the other slope, and a gradient is rightly another.
+    torch.manual_seed(5)
     networks = GroupingNetwork(CLASSES, GROUPS).to(dtype), GroupDiscriminator(CLASSES, detach_q=detach_q).to(dtype)
     logits = [(3 * torch.randn(B, CLASSES, HEIGHT, WIDTH)).to(dtype).requires_grad_() for _ in range(2)]
     label = torch.randint(0, CLASSES, (B, HEIGHT, WIDTH))
