@@ -305,6 +305,40 @@ def verify(
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A bundle.")],
+    video: Annotated[Path | None, typer.Option(help="A clip; by default the bundle's golden frames.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be given again. By default all that work on the CPU.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Only this graph of the bundle; may be given again. By default all.")
+    ] = None,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds that count; each runs everything once.")] = 9,
+    frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON on stdout.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time a bundle here, every runtime and precision side by side: cdga bench model.cdga --video ride.mp4."""
+    from cdga_sdk.bench import BenchRequest
+    from cdga_sdk.bench_run import run_bench
+
+    request = BenchRequest(
+        model=model,
+        video=video,
+        backends=tuple(backend or ("auto", "onnxruntime", "openvino")),
+        precisions=tuple(precision or ()),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        frames=frames,
+    )
+    run_bench(request, as_json=as_json, quiet=quiet)
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of cdga train.")],
     output: Annotated[
