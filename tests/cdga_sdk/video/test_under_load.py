@@ -1,0 +1,265 @@
+"""The threaded pipeline when something breaks, when somebody is in a hurry, and over ten thousand frames."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cdga_sdk.result import SegResult
+from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.pipeline import RunSummary, VideoOptions, segment_video
+from cdga_sdk.video.sink import VideoSink, probe
+from cdga_sdk.video.source import Frame, VideoSource
+
+STOPPED_WITHIN_S = 2.0
+ROOT = Path(__file__).parents[3]
+
+
+class PlantedError(Exception):
+    """None that the code knows."""
+
+
+def run(segmenter: Any, source: Path, folder: Path, **options: Any) -> RunSummary:
+    wanted: dict[str, Any] = {"save": ("video", "json"), "options": VideoOptions()}
+    return segment_video(segmenter, source, folder, **(wanted | options))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture
+def nothing_left(segmenter: Segmenter, ride: Path, tmp_path: Path) -> Iterator[None]:
+    """After the test there are as many threads and open files as before it."""
+    run(segmenter, ride, tmp_path / "warm")  # runtimes and libraries keep what they open once
+    gc.collect()
+    before = threading.active_count(), open_files()
+    yield
+    deadline_s = time.monotonic() + 5
+    while (now := (threading.active_count(), open_files())) > before and time.monotonic() < deadline_s:
+        gc.collect()
+        time.sleep(0.05)
+    assert now == before
+
+
+def break_decoding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    whole = VideoSource.__iter__
+
+    def broken(self: VideoSource) -> Iterator[Frame]:
+        for frame in whole(self):
+            if frame.index == at:
+                raise PlantedError("decode")
+            yield frame
+
+    monkeypatch.setattr(VideoSource, "__iter__", broken)
+
+
+def break_segmenting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    whole = Segmenter.segment
+
+    def broken(self: Segmenter, image_bgr: NDArray[np.uint8], **words: Any) -> SegResult:
+        if words["frame"] == at:
+            raise PlantedError("segment")
+        return whole(self, image_bgr, **words)
+
+    monkeypatch.setattr(Segmenter, "segment", broken)
+
+
+def break_drawing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    whole = SegResult.plot
+
+    def broken(self: SegResult, alpha: float = 0.5) -> NDArray[np.uint8]:
+        if self.frame == at:
+            raise PlantedError("draw")
+        return whole(self, alpha)
+
+    monkeypatch.setattr(SegResult, "plot", broken)
+
+
+def break_encoding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    whole = VideoSink.write
+
+    def broken(self: VideoSink, image_bgr: NDArray[np.uint8], pts: int) -> None:
+        if self.frames_written == at:
+            raise PlantedError("encode")
+        whole(self, image_bgr, pts)
+
+    monkeypatch.setattr(VideoSink, "write", broken)
+
+
+@pytest.mark.parametrize("at", [0, 1, 7])
+@pytest.mark.parametrize("broken", [break_decoding, break_segmenting, break_drawing, break_encoding])
+@pytest.mark.usefixtures("nothing_left")
+def test_an_error_of_any_stage_arrives_and_what_was_made_plays(
+    broken: Callable[[pytest.MonkeyPatch, int], None],
+    at: int,
+    segmenter: Segmenter,
+    ride: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken(monkeypatch, at)
+    clock = time.monotonic()
+    with pytest.raises(PlantedError):
+        run(segmenter, ride, tmp_path / "run")
+    assert time.monotonic() - clock < STOPPED_WITHIN_S
+    monkeypatch.undo()
+    assert not (tmp_path / "run/overlay.mp4").exists()
+    assert '"status": "failed"' in (tmp_path / "run/summary.json").read_text()
+    partial = tmp_path / "run/overlay.partial.mp4"
+    assert partial.exists() == (at > 0)
+    if at:
+        assert probe(partial).num_frames == at
+    run(segmenter, ride, tmp_path / "run")
+    assert probe(tmp_path / "run/overlay.mp4").num_frames == 12
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """As Ctrl-C does, wherever the main thread is by then."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_an_interruption_at_any_moment(segmenter: Segmenter, long_ride: Path, tmp_path: Path) -> None:
+    moments = random.Random(0)
+    for number in range(12):
+        folder = tmp_path / f"run{number}"
+        after_s = moments.uniform(0.001, 0.4)
+        clock = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), interrupted_after(after_s):
+            run(segmenter, long_ride, folder)
+        assert time.monotonic() - clock < after_s + STOPPED_WITHIN_S
+        assert not (folder / "overlay.mp4").exists()
+        partial = folder / "overlay.partial.mp4"
+        if partial.exists():
+            with VideoSource(partial) as frames:
+                assert sum(1 for _ in frames) == probe(partial).num_frames > 0
+            assert '"status": "interrupted"' in (folder / "summary.json").read_text()
+
+
+class SlowSegmenter:
+    """A network far slower than the source."""
+
+    def __init__(self, segmenter: Segmenter, seconds: float) -> None:
+        self.backend_name, self.model_id, self.names = segmenter.backend_name, segmenter.model_id, segmenter.names
+        self._segmenter, self._seconds = segmenter, seconds
+        self.decoded_ahead = 0
+
+    def segment(self, image_bgr: NDArray[np.uint8], **words: Any) -> SegResult:
+        time.sleep(self._seconds)
+        return self._segmenter.segment(image_bgr, **words)
+
+
+def test_a_slow_network_holds_the_source_back(
+    segmenter: Segmenter, long_ride: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    whole = VideoSource.__iter__
+
+    def counted(self: VideoSource) -> Iterator[Frame]:
+        for frame in whole(self):
+            decoded.append(frame.index)
+            yield frame
+
+    monkeypatch.setattr(VideoSource, "__iter__", counted)
+    ahead = []
+    slow = SlowSegmenter(segmenter, 0.02)
+    run(
+        slow,
+        long_ride,
+        tmp_path / "run",
+        options=VideoOptions(max_frames=20),
+        on_frame=lambda result: ahead.append(len(decoded) - result.frame - 1),
+    )
+    assert max(ahead) <= 4
+    assert ahead[10] >= 1
+
+
+SLOPE = """
+import gc, resource, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.pipeline import VideoOptions, segment_video
+
+def held_bytes():
+    gc.collect()
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+bundle, clip, folder, leak = sys.argv[1:]
+kept, held, at = [], [], []
+def on_frame(result):
+    if leak == "leak":
+        kept.append(bytes(200))
+    if result.frame % 250 == 0:
+        held.append(held_bytes())
+        at.append(result.frame)
+with Segmenter(bundle, backend="onnxruntime", device="cpu", threads=1) as segmenter:
+    summary = segment_video(
+        segmenter, Path(clip), Path(folder), save=("video", "json"), options=VideoOptions(preset="ultrafast"),
+        on_frame=on_frame,
+    )
+settled = len(held) // 3
+early, late = (np.median(one) for one in (held[settled:2 * settled], held[2 * settled:]))
+frames = np.mean(at[2 * settled:]) - np.mean(at[settled:2 * settled])
+print(summary.frames, (late - early) / frames)
+"""
+
+
+@pytest.fixture(scope="module")
+def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 10,000 frames of 32x16."""
+    from fractions import Fraction
+
+    path = tmp_path_factory.mktemp("ten_thousand") / "long.mp4"
+    picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+    with VideoSink(
+        path, size_wh=(32, 16), rate=Fraction(25), time_base=Fraction(1, 25), crf=40, preset="ultrafast"
+    ) as sink:
+        for tick in range(10_000):
+            sink.write(picture, tick)
+    return path
+
+
+@pytest.mark.parametrize("leak", ["", "leak"])
+def test_memory_does_not_grow_with_the_length(tiny_bundle: Path, ten_thousand: Path, tmp_path: Path, leak: str) -> None:
+    arguments = [str(tiny_bundle), str(ten_thousand), str(tmp_path / "run"), leak]
+    done = subprocess.run(
+        [sys.executable, "-c", SLOPE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("COV")},
+    )
+    frames, bytes_per_frame = done.stdout.split()
+    assert int(frames) == 10_000
+    assert (float(bytes_per_frame) <= 50) == (leak == "")
