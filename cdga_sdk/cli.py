@@ -399,6 +399,22 @@ def info(
         typer.echo(f"{key:<{width}}  {one_line(value)}")
 
 
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option(help="A bundle to verify and to try here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+) -> None:
+    """Say whether this machine can segment, with which runtime and why; exit 6 if not: cdga doctor --model x.cdga."""
+    from cdga_sdk.doctor import examine, print_report, refuse_unfit
+
+    report = examine(model)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        print_report(report)
+    refuse_unfit(report)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"cdga-sdk {__version__}")

@@ -10,7 +10,7 @@ from typing import Self, overload
 
 import numpy as np
 
-from cdga_sdk.backends.choice import open_backend
+from cdga_sdk.backends.choice import Candidate, choose_backend
 from cdga_sdk.bundle import Bundle, Manifest
 from cdga_sdk.errors import UsageError
 from cdga_sdk.image import read_image_bgr
@@ -67,7 +67,7 @@ class Segmenter:
         self.bundle = Bundle.open(model)
         self._conf = conf
         self._kept = _kept_table(classes, self.bundle.manifest.names)
-        self._backend = open_backend(
+        choice = choose_backend(
             self.bundle.graph(precision),
             precision=precision,
             backend=backend,
@@ -75,6 +75,7 @@ class Segmenter:
             threads=threads,
             on_incompatible=on_incompatible,
         )
+        self._backend, self._walk = choice.backend, choice.walk
         self._closed = False
 
     @property
@@ -96,6 +97,16 @@ class Segmenter:
     def backend_name(self) -> str:
         """Runtime, device and arithmetic in use."""
         return self._backend.name
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic in use, the last word of `backend_name`."""
+        return self._backend.name.rpartition(" ")[2]
+
+    @property
+    def backend_choice(self) -> tuple[Candidate, ...]:
+        """Every runtime that was considered, in order, and why it was taken or not."""
+        return self._walk
 
     @property
     def model_id(self) -> str:

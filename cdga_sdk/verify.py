@@ -15,7 +15,7 @@ from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import GateError
 
-__all__ = ["Verification", "refuse_below_gate", "verify"]
+__all__ = ["Verification", "gate_of", "refuse_below_gate", "verify"]
 
 _WARM_UP: Final = 2
 
@@ -78,7 +78,7 @@ def verify(
         model=str(bundle.path),
         backend=runtime.name,
         agreement=agreement,
-        min_agreement=_gate(bundle, precision),
+        min_agreement=gate_of(bundle, precision),
         latency_ms=round(median(times_ms), 3),
         slowest_ms=round(max(times_ms), 3),
     )
@@ -100,7 +100,8 @@ def refuse_below_gate(found: Verification) -> None:
         )
 
 
-def _gate(bundle: Bundle, precision: str) -> float:
+def gate_of(bundle: Bundle, precision: str) -> float:
+    """Share of a frame's pixels that a precision had to have as the trained network has them when it was exported."""
     report = bundle.parity[precision]
     assert isinstance(report, Mapping)
     return float(report["min_agreement"])

@@ -1,18 +1,57 @@
-"""Which runtime runs a bundle."""
+"""Which runtime runs a bundle, and why: one walk over the candidates, the fastest first."""
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from cdga_sdk.backends.base import Backend
-from cdga_sdk.errors import MissingExtraError, ResourceError, UsageError
+from cdga_sdk.errors import MissingExtraError, ResourceError, UsageError, one_line
 
-__all__ = ["BACKENDS", "DEVICES", "ON_INCOMPATIBLE", "open_backend"]
+if TYPE_CHECKING:
+    from cdga_sdk.backends.base import Backend
+
+__all__ = ["BACKENDS", "DEVICES", "ON_INCOMPATIBLE", "Candidate", "Choice", "choose_backend", "open_backend"]
 
 BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 DEVICES: Final = ("auto", "cpu", "cuda")
 OnIncompatible = Literal["rebuild", "fallback", "error"]
 ON_INCOMPATIBLE: Final[tuple[OnIncompatible, ...]] = get_args(OnIncompatible)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A runtime that could have been taken.
+
+    Attributes:
+        name: Runtime and device: ``"openvino cpu"``.
+        taken: Whether it runs the graph.
+        reason: Why, or why not, in one line.
+    """
+
+    name: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An open runtime, and the walk that led to it: every candidate in order, exactly one of them taken."""
+
+    backend: Backend
+    walk: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """The arguments of `choose_backend`."""
+
+    model_bytes: bytes
+    precision: str
+    backend: str
+    device: str
+    threads: int | None
+    on_incompatible: OnIncompatible
 
 
 def open_backend(
@@ -24,13 +63,33 @@ def open_backend(
     threads: int | None = None,
     on_incompatible: str = "rebuild",
 ) -> Backend:
-    """Open the runtime called ``backend`` for a bundle's graph.
+    """The runtime of `choose_backend`, without the reasons."""
+    return choose_backend(
+        model_bytes,
+        precision=precision,
+        backend=backend,
+        device=device,
+        threads=threads,
+        on_incompatible=on_incompatible,
+    ).backend
+
+
+def choose_backend(
+    model_bytes: bytes,
+    *,
+    precision: str = "fp32",
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    on_incompatible: str = "rebuild",
+) -> Choice:
+    """Open the runtime called ``backend`` for a bundle's graph, and tell why it is this one.
 
     ``auto`` takes TensorRT where an engine of this very graph for this GPU is kept already (it builds none: that takes
     minutes), else ONNX Runtime on CUDA where a driver is present, else OpenVINO where it is installed, else ONNX
-    Runtime on the CPU. All of them compute as the graph is typed, and with float32 the choice changes the speed and not
-    the labels. With 8 bits it does, since runtimes round differently: there ``auto`` passes OpenVINO by, for the gate
-    of an int8 graph was ONNX Runtime's.
+    Runtime on the CPU; a library that cannot be loaded is passed by. All of them compute as the graph is typed, and
+    with float32 the choice changes the speed and not the labels. With 8 bits it does, since runtimes round differently:
+    there ``auto`` passes OpenVINO by, for the gate of an int8 graph was ONNX Runtime's.
 
     Args:
         model_bytes: The ONNX file, verified by `Bundle.open`.
@@ -47,54 +106,132 @@ def open_backend(
         ResourceError: The device asked for cannot be had.
         ModelError: The runtime refuses the graph.
     """
+    _refuse_unknown(backend, device)
+    if on_incompatible not in ON_INCOMPATIBLE:
+        raise UsageError(f"unknown on-incompatible '{on_incompatible}'", fix=f"use one of {', '.join(ON_INCOMPATIBLE)}")
+    if backend.startswith("tensorrt") and device == "cpu":
+        raise UsageError("TensorRT has no CPU device", fix="use --backend onnxruntime")
+    wanted = _Wanted(
+        model_bytes=model_bytes,
+        precision=precision,
+        backend=backend,
+        device=device,
+        threads=threads,
+        on_incompatible=on_incompatible,
+    )
+    opened: Backend | None = None
+    walk: list[Candidate] = []
+    for name, attempt in _CANDIDATES:
+        found = attempt(wanted) if opened is None else "comes after the one that was taken"
+        if isinstance(found, str):
+            walk.append(Candidate(name=name, taken=False, reason=one_line(found)))
+        else:
+            opened = found
+            walk.append(Candidate(name=name, taken=True, reason=_why_taken(found, backend)))
+    assert opened is not None, "the last candidate opens or raises"
+    return Choice(backend=opened, walk=tuple(walk))
+
+
+def _refuse_unknown(backend: str, device: str) -> None:
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend '{backend}'", fix=f"use one of {', '.join(BACKENDS)}")
     if device not in DEVICES:
         raise UsageError(f"unknown device '{device}'", fix=f"use one of {', '.join(DEVICES)}")
     if backend == "openvino" and device == "cuda":
         raise UsageError("OpenVINO has no CUDA device", fix="use --backend onnxruntime")
-    if on_incompatible not in ON_INCOMPATIBLE:
-        raise UsageError(f"unknown on-incompatible '{on_incompatible}'", fix=f"use one of {', '.join(ON_INCOMPATIBLE)}")
-    if backend.startswith("tensorrt"):
-        if device == "cpu":
-            raise UsageError("TensorRT has no CPU device", fix="use --backend onnxruntime")
-        opened = _tensorrt(model_bytes, backend, precision, on_incompatible)
-    else:
-        opened = _kept_tensorrt(model_bytes) if (backend, device) in {("auto", "auto"), ("auto", "cuda")} else None
-    return opened or _without_tensorrt(model_bytes, precision, backend, device, threads)
 
 
-def _tensorrt(model_bytes: bytes, product: str, precision: str, on_incompatible: OnIncompatible) -> Backend | None:
+# Each opens its runtime, or tells in one line why it is passed by; what nothing may take the place of raises.
+
+
+def _tensorrt(wanted: _Wanted) -> Backend | str:
+    if other := _other_was_asked_for(wanted, "tensorrt", "cuda"):
+        return other
     from cdga_sdk.backends.engine_cache import tell_on_stderr
-    from cdga_sdk.backends.tensorrt_engine import open_tensorrt
+    from cdga_sdk.backends.tensorrt_engine import open_kept, open_tensorrt
 
-    return open_tensorrt(
-        model_bytes, product=product, precision=precision, on_incompatible=on_incompatible, say=tell_on_stderr
+    if wanted.backend == "auto":
+        return open_kept(wanted.model_bytes)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        tell_on_stderr(line)
+
+    opened = open_tensorrt(
+        wanted.model_bytes,
+        product=wanted.backend,
+        precision=wanted.precision,
+        on_incompatible=wanted.on_incompatible,
+        say=say,
     )
+    return opened or said[-1]
 
 
-def _kept_tensorrt(model_bytes: bytes) -> Backend | None:
-    from cdga_sdk.backends.tensorrt_engine import open_kept
+def _onnxruntime_cuda(wanted: _Wanted) -> Backend | str:
+    if other := _other_was_asked_for(wanted, "onnxruntime", "cuda"):
+        return other
+    must = wanted.device == "cuda"
+    try:
+        from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend, what_cuda_lacks
+    except Exception as error:  # a broken installation raises anything
+        if must or wanted.backend == "onnxruntime":
+            raise
+        return _not_loaded(error)
+    if not must and (lacking := what_cuda_lacks()):
+        return lacking
+    try:
+        return OnnxRuntimeBackend(wanted.model_bytes, device="cuda", threads=wanted.threads, precision=wanted.precision)
+    except ResourceError as error:  # a driver, but not the CUDA libraries that this runtime wants
+        if must:
+            raise
+        return f"CUDA cannot be used: {error.fix}"
 
-    return open_kept(model_bytes)
 
-
-def _without_tensorrt(model_bytes: bytes, precision: str, backend: str, device: str, threads: int | None) -> Backend:
-    from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend, cuda_driver_present
-
-    wants_cuda = device == "cuda" or (device == "auto" and backend != "openvino" and cuda_driver_present())
-    if wants_cuda:
-        try:
-            return OnnxRuntimeBackend(model_bytes, device="cuda", threads=threads, precision=precision)
-        except ResourceError:  # a driver, but not the CUDA libraries that this runtime wants
-            if device == "cuda":
-                raise
-    if backend == "onnxruntime" or (backend == "auto" and precision.startswith("int8")):
-        return OnnxRuntimeBackend(model_bytes, device="cpu", threads=threads, precision=precision)
+def _openvino(wanted: _Wanted) -> Backend | str:
+    if other := _other_was_asked_for(wanted, "openvino", "cpu"):
+        return other
+    if wanted.backend == "auto" and wanted.precision.startswith("int8"):
+        return f"passed by for {wanted.precision}: the gate was ONNX Runtime's"
     try:
         from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
-    except MissingExtraError:
-        if backend == "openvino":
+    except Exception as error:  # a broken installation raises anything
+        if wanted.backend == "openvino":
             raise
-        return OnnxRuntimeBackend(model_bytes, device="cpu", threads=threads, precision=precision)
-    return OpenVinoBackend(model_bytes, threads=threads, precision=precision)
+        return _not_loaded(error)
+    return OpenVinoBackend(wanted.model_bytes, threads=wanted.threads, precision=wanted.precision)
+
+
+def _onnxruntime_cpu(wanted: _Wanted) -> Backend:
+    from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(wanted.model_bytes, device="cpu", threads=wanted.threads, precision=wanted.precision)
+
+
+_CANDIDATES: Final[tuple[tuple[str, Callable[[_Wanted], Backend | str]], ...]] = (
+    ("tensorrt cuda", _tensorrt),
+    ("onnxruntime cuda", _onnxruntime_cuda),
+    ("openvino cpu", _openvino),
+    ("onnxruntime cpu", _onnxruntime_cpu),
+)
+
+
+def _why_taken(opened: Backend, backend: str) -> str:
+    asked_for = opened.name.startswith(f"{backend} ")
+    return f"backend '{backend}' was asked for" if asked_for else "the first in this order that runs here"
+
+
+def _other_was_asked_for(wanted: _Wanted, runtime: str, device: str) -> str:
+    """Why a candidate is not what the arguments name, or an empty string."""
+    # Who asked for TensorRT and allows a fallback has any runtime after it.
+    if not wanted.backend.startswith(("auto", "tensorrt", runtime)):
+        return f"backend '{wanted.backend}' was asked for"
+    return "" if wanted.device in {"auto", device} else f"device '{wanted.device}' was asked for"
+
+
+def _not_loaded(error: Exception) -> str:
+    """Tell a library that is not installed from one that is broken."""
+    cause = error.__cause__
+    if isinstance(error, MissingExtraError) and isinstance(cause, ModuleNotFoundError):
+        return f"not installed: {error.fix}"
+    return f"cannot be loaded ({one_line(cause or error)[:200]})"

@@ -208,6 +208,11 @@ class EngineCache:
         found = self._look_up(key)
         return found if isinstance(found, VerifiedEngine) else None
 
+    def find(self, key: EngineKey) -> VerifiedEngine | str:
+        """The engine of exactly this key, or why there is none."""
+        found = self._look_up(key)
+        return found if isinstance(found, VerifiedEngine) else found.why
+
     def sidecars(self) -> list[Sidecar]:
         """Those of all entries, the newest first; unreadable ones are passed over."""
         dated = [(p.lstat().st_mtime_ns, p) for p in self.folder.glob("*.engine.json")]

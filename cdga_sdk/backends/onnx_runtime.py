@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-
 import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, one_line
+from cdga_sdk.machine import NO_DRIVER, cuda_driver, usable_cpus
 from cdga_sdk.prediction import Known
 from cdga_sdk.preprocess import UInt8Array
 
@@ -18,25 +15,19 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime", "export") from error
 
-__all__ = ["OnnxRuntimeBackend", "cuda_driver_present", "usable_cpus"]
+__all__ = ["OnnxRuntimeBackend", "cuda_driver_present", "what_cuda_lacks"]
+
+
+def what_cuda_lacks() -> str:
+    """Why ONNX Runtime cannot use CUDA here, as far as can be told without trying; empty where it may."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime was built without CUDA"
+    return "" if cuda_driver() else NO_DRIVER
 
 
 def cuda_driver_present() -> bool:
     """Whether the NVIDIA driver library can be loaded and ONNX Runtime was built with CUDA."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return False
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on (ONNX Runtime's own default counts the whole machine's)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return not what_cuda_lacks()
 
 
 class OnnxRuntimeBackend:

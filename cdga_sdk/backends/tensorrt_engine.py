@@ -20,6 +20,7 @@ from cdga_sdk.backends.cuda_device import PinnedBuffer, Stream
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, import_product, key_for_this_gpu
 from cdga_sdk.errors import CdgaError, ModelError, ResourceError, one_line
+from cdga_sdk.machine import NO_DRIVER, cuda_driver
 from cdga_sdk.prediction import Known
 from cdga_sdk.preprocess import UInt8Array
 
@@ -62,21 +63,30 @@ def open_tensorrt(
         return None
 
 
-def open_kept(model_bytes: bytes) -> TensorRtBackend | None:
-    """The backend of an engine of this very graph that is kept and fits this GPU; builds and says nothing."""
+def open_kept(model_bytes: bytes) -> TensorRtBackend | str:
+    """The backend of an engine of this very graph that is kept and fits this GPU; builds and says nothing.
+
+    Returns:
+        The backend, or in one line why there is none.
+    """
     sha256, folder = hashlib.sha256(model_bytes).hexdigest(), cache_folder()
-    if not folder.is_dir():
-        return None
+    why = "no kept engine of this graph; build one with: cdga export --trt" if cuda_driver() else NO_DRIVER
     try:
+        if not folder.is_dir():
+            return why
         cache = EngineCache(folder)
         kept = [s.key for s in cache.sidecars() if s.onnx_sha256 == sha256]
         for product, precision in dict.fromkeys((k.product, k.precision) for k in kept):
             here = key_for_this_gpu(sha256, precision=precision, product=product, flags=BuildFlags())
-            if engine := cache.load(wanted_key(here, kept)):
-                return TensorRtBackend(engine)
-    except CdgaError:  # no GPU, no library, a cache that is not ours: another runtime serves
-        return None
-    return None
+            found = cache.find(wanted_key(here, kept))
+            if isinstance(found, VerifiedEngine):
+                return TensorRtBackend(found)
+            why = f"no kept engine fits: {found}"
+    except CdgaError as error:  # no GPU, no library, a cache that is not ours: another runtime serves
+        return str(error)
+    except OSError as error:
+        return f"the engine cache cannot be read ({error.strerror})"
+    return why
 
 
 def wanted_key(here: EngineKey, kept: list[EngineKey]) -> EngineKey:

@@ -27,6 +27,7 @@ from typing import IO, Literal, Protocol, get_args
 import numpy as np
 
 from cdga_sdk.atomic import error_from_os, write_bytes, write_text
+from cdga_sdk.backends.choice import Candidate
 from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import read_image_bgr, write_png
 from cdga_sdk.opencv import cv2
@@ -48,6 +49,16 @@ class FrameSegmenter(Protocol):
     @property
     def backend_name(self) -> str:
         """Runtime, device and arithmetic."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """That arithmetic."""
+        ...
+
+    @property
+    def backend_choice(self) -> tuple[Candidate, ...]:
+        """Why it is this runtime."""
         ...
 
     @property
@@ -115,6 +126,8 @@ class RunSummary:
         lost: Counts of what the decoder lost or mended.
         outputs: Files and folders written, relative to ``folder``.
         backend: Runtime, device and arithmetic.
+        precision: That arithmetic.
+        backend_choice: Every runtime that was considered, in order, and why it was taken or not.
         model: Names the exact bundle.
         machine: Platform and Python version.
     """
@@ -132,6 +145,8 @@ class RunSummary:
     lost: dict[str, int] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     backend: str = ""
+    precision: str = ""
+    backend_choice: tuple[Candidate, ...] = ()
     model: str = ""
     machine: str = ""
 
@@ -285,6 +300,8 @@ class _Outputs:
             folder=str(folder),
             frames=0,
             backend=segmenter.backend_name,
+            precision=segmenter.precision,
+            backend_choice=segmenter.backend_choice,
             model=segmenter.model_id,
             machine=f"{platform.platform()} python {platform.python_version()}",
         )

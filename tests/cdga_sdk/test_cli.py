@@ -105,7 +105,7 @@ def test_no_words_show_help(capsys: Captured) -> None:
 def test_help_names_every_command(capsys: Captured) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("train", "export", "segment", "evaluate", "info"))
+    assert all(word in out for word in ("train", "export", "segment", "evaluate", "info", "doctor"))
     assert run(["segment", "--help"]) == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdga_sdk.backends.base import Backend
 from cdga_sdk.backends.choice import open_backend
-from cdga_sdk.backends.onnx_runtime import cuda_driver_present, usable_cpus
+from cdga_sdk.backends.onnx_runtime import cuda_driver_present
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
 from cdga_sdk.prediction import Prediction
@@ -229,7 +228,3 @@ def test_openvino_may_be_missing(tiny_bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "onnxruntime cpu fp32\n")
     assert done.stderr == "error[E-EXTRA]: 'openvino' is needed here; pip install 'cdga-sdk[openvino]'\n"
-
-
-def test_usable_cpus() -> None:
-    assert 1 <= usable_cpus() <= (os.cpu_count() or 1)

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ def test_stats_and_summary(segmenter: Segmenter, ride: Path, tmp_path: Path) -> 
     assert (record["frames"], record["expected_frames"]) == (12, 12)
     assert record["lost"] == {"corrupt_packets": 0, "corrupt_frames": 0, "missing_frames": 0}
     assert (record["backend"], record["model"]) == (segmenter.backend_name, segmenter.model_id)
+    assert record["precision"] == segmenter.precision == "fp32"
+    assert record["backend_choice"] == [asdict(candidate) for candidate in segmenter.backend_choice]
+    assert [c["name"] for c in record["backend_choice"] if c["taken"]] == ["onnxruntime cpu"]
     assert record["fps"] == pytest.approx(12 / record["wall_s"], rel=0.01)
     assert list(record["mean_share"]) == list(segmenter.names)
     assert sum(record["mean_share"].values()) == pytest.approx(1, abs=1e-3)
