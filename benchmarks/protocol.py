@@ -17,7 +17,8 @@ from typing import TypeVar
 
 import torch
 
-from cdga_sdk.measure import Ratio, Timer, Times, in_rounds, load, paired_ratio, processor, timed
+from cdga_sdk.machine import this_machine
+from cdga_sdk.measure import Ratio, Timer, Times, in_rounds, load, paired_ratio, timed
 
 __all__ = [
     "Ratio",
@@ -104,7 +105,7 @@ def environment(module: str, arguments: Sequence[str], packages: Sequence[str], 
         packages: Distributions whose versions matter.
         device: Where it computed.
     """
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else this_machine().cpu
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": shlex.join(["python", "-m", module, *arguments]),

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cdga_sdk.bench import AGAIN, BenchReport, BenchRequest, ScopeTimes, bench
 from cdga_sdk.errors import DegradedError, one_line
-from cdga_sdk.measure import processor
+from cdga_sdk.machine import this_machine
 from cdga_sdk.progress import progress_bar
 
 __all__ = ["run_bench"]
@@ -49,7 +49,7 @@ def run_bench(request: BenchRequest, *, as_json: bool, quiet: bool) -> None:
 def _record(report: BenchReport, request: BenchRequest) -> dict[str, object]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {this_machine().cpu}, {os.cpu_count()} cores",
         "threads": request.threads,
         "python": platform.python_version(),
         "packages": _versions(),
@@ -79,7 +79,7 @@ def _versions() -> dict[str, str]:
 def _print(report: BenchReport) -> None:
     height, width = report.size_hw
     frames = "golden frames" if report.video is None else f"frames of {report.video}"
-    typer.echo(one_line(f"{report.model}: {report.frames} {frames}, {width}x{height}; {processor()}"), err=True)
+    typer.echo(one_line(f"{report.model}: {report.frames} {frames}, {width}x{height}; {this_machine().cpu}"), err=True)
     console = Console(stderr=True, markup=False, emoji=False)
     for scope in report.scopes:
         console.print(_table(scope))

@@ -7,7 +7,6 @@ One variant runs twice under two names (the null pair): if those two differ, the
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-__all__ = ["MAX_HALF_WIDTH", "Ratio", "Timer", "Times", "in_rounds", "load", "paired_ratio", "processor", "timed"]
+__all__ = ["MAX_HALF_WIDTH", "Ratio", "Timer", "Times", "in_rounds", "load", "paired_ratio", "timed"]
 
 NULL_BAND: Final = (0.97, 1.03)
 MAX_HALF_WIDTH: Final = 0.05
@@ -124,11 +123,3 @@ def load() -> dict[str, object]:
         waiting = float(next(field for field in fields if field.startswith("avg10=")).removeprefix("avg10="))
     one_minute = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
     return {"load_1min": one_minute, "waiting_for_cpu_percent": waiting}
-
-
-def processor() -> str:
-    """The CPU's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"

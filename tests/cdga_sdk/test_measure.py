@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdga_sdk.measure import Ratio, in_rounds, load, paired_ratio, processor
+from cdga_sdk.measure import Ratio, in_rounds, load, paired_ratio
 
 
 def test_the_ratio_of_proportional_samples_is_exact() -> None:
@@ -78,10 +78,6 @@ def test_load_has_numbers_where_the_machine_tells_them() -> None:
     assert isinstance(load()["load_1min"], float)
     if Path("/proc/pressure/cpu").is_file():
         assert isinstance(load()["waiting_for_cpu_percent"], float)
-
-
-def test_the_processor_has_a_name() -> None:
-    assert processor()
 
 
 def test_a_ratio_has_four_digits_in_json_and_two_decimals_for_the_reader() -> None:
