@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelFrame", "LabelSink", "read_labels"]
 
-_SLICES: Final = 4  # of a picture: fixed, so that a lost one is missed
+_SLICES: Final = 4  # of a picture; fixed, so that one that is lost is missed
 # Golomb-Rice codes with run lengths: label maps are flat, and take far fewer bytes than by the arithmetic coder.
 _CODEC: Final = {"level": "3", "coder": "0", "context": "0", "slicecrc": "1", "slices": str(_SLICES)}
 _GROWING: Final = {"flush_packets": "1"}
@@ -293,14 +293,11 @@ def _is_intact(packet: bytes) -> bool:
     its ``err_detect`` says. A slice and its checksum leave a remainder of 0 (RFC 9043, 4.9.3), and so do all slices in
     a row. That CRC takes the highest bit first; zlib's takes the lowest, and inverts its register before and after.
     """
-    end = len(packet)  # of a slice: its last 8 bytes are its size (3), an error status (1) and the checksum (4)
-    slices = 0
-    while end >= 8:
-        size = int.from_bytes(packet[end - 8 : end - 5], "big")
-        if not size:  # bytes that a disk lost are zeros, and their remainder is 0 as well
-            return False
-        end -= size + 8
+    end, slices = len(packet), 0
+    while end >= 8:  # a slice's last 8 bytes are its size without them (3), an error status (1) and its checksum (4)
+        end -= int.from_bytes(packet[end - 8 : end - 5], "big") + 8
         slices += 1
+    # Their number too: a packet cut between two slices, and zeros that a disk gives for lost bytes, have remainder 0.
     is_tiled = end == 0 and slices == _SLICES
     return is_tiled and zlib.crc32(packet.translate(_BITS_REVERSED), 0xFFFFFFFF) == 0xFFFFFFFF
 
