@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cdga_sdk.errors import CdgaError
     from cdga_sdk.result import SegResult
     from cdga_sdk.segmenter import Segmenter
+    from cdga_sdk.video.label_stream import LabelFrame, read_labels
     from cdga_sdk.video.pipeline import RunSummary, VideoOptions
 
 __version__ = "0.1.0"
@@ -28,13 +29,25 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bundle": "cdga_sdk.bundle",
     "CdgaError": "cdga_sdk.errors",
+    "LabelFrame": "cdga_sdk.video.label_stream",
     "RunSummary": "cdga_sdk.video.pipeline",
     "SegResult": "cdga_sdk.result",
     "Segmenter": "cdga_sdk.segmenter",
     "VideoOptions": "cdga_sdk.video.pipeline",
+    "read_labels": "cdga_sdk.video.label_stream",
 }
 
-__all__ = ["Bundle", "CdgaError", "RunSummary", "SegResult", "Segmenter", "VideoOptions", "__version__"]
+__all__ = [
+    "Bundle",
+    "CdgaError",
+    "LabelFrame",
+    "RunSummary",
+    "SegResult",
+    "Segmenter",
+    "VideoOptions",
+    "__version__",
+    "read_labels",
+]
 
 
 def __getattr__(name: str) -> object:

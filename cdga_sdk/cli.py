@@ -185,7 +185,7 @@ def segment(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Videos, images, folders, globs.")],
     model: Annotated[str | None, typer.Option(help="The bundle, e.g. model.cdga.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
-    save: Annotated[str, typer.Option(help="Any of video,masks,conf,json.")] = "video,json",
+    save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
     project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
     name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
     exist_ok: ExistOk = False,

@@ -21,6 +21,7 @@ from cdga_sdk.video.pipeline import (
     SaveWhat,
     VideoOptions,
     raise_if_degraded,
+    refuse_labels_of_images,
     segment_images,
     segment_video,
 )
@@ -62,6 +63,8 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
         DegradedError: At least one source lost frames; all outputs are written.
     """
     works = find_work(request.sources)
+    if any(work.images for work in works):
+        refuse_labels_of_images(request.save)
     if request.output is not None and len(works) > 1:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
     if len(works) > 1:  # sources may share a name: each gets a folder of its own

@@ -192,13 +192,14 @@ class Segmenter:
         options: VideoOptions | None = None,
         on_frame: Callable[[SegResult], None] | None = None,
     ) -> RunSummary:
-        """Segment a video into the folder ``output``: overlay.mp4, stats.jsonl, summary.json, masks, confidences.
+        """Segment a video into the folder ``output``: overlay.mp4, stats.jsonl, summary.json and more.
 
         Args:
             source: A video file.
             output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
                 beside it takes the rest.
-            save: What to write: any of ``video``, ``masks``, ``conf``, ``json``.
+            save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
+                `cdga_sdk.read_labels`), ``conf``, ``json``.
             options: Opacity, stride, range and encoder quality.
             on_frame: Called with each result before it is written.
 

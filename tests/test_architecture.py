@@ -38,7 +38,7 @@ HEAVY_HOMES = {
     "filelock": {"cdga_sdk/backends/engine_eviction.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
-    "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
+    "av": {f"cdga_sdk/video/{name}.py" for name in ("label_stream", "partial", "sink", "source")},
     "onnx": {
         "export/cdga_export/halved.py",
         "export/cdga_export/lowered.py",

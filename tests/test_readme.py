@@ -442,12 +442,14 @@ def test_the_code_runs(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
             sink.write(frame, index)
     shutil.copytree(tiny_bundle, tmp_path / "city.cdga")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(README, "python")
     names: dict[str, Any] = {"image_bgr": frames[0]}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in blocks(README, "python"):
+        exec(compile(code, "README.md", "exec"), names)
     assert names["result"].mask.shape == (64, 96)
     assert names["result"].confidence.dtype == np.uint8
     assert 0 <= names["free"] <= 1
+    assert np.array_equal(names["frame"].label_HW, names["result"].mask)
+    assert names["frame"].time_s == names["result"].time_s == 2 / 25
     assert not blocks(METHOD, "python")
 
 

@@ -5,12 +5,13 @@ The folder that a run fills::
 
     overlay.mp4       frames with class colours over them (images: overlay/NAME.jpg)
     masks/NAME.png    train ids at source size, 255 ignored
+    labels.nut        the same for a whole video, lossless, with its times; see `cdga_sdk.read_labels`
     conf/NAME.png     confidence, 0 to 255
     stats.jsonl       one line per frame
     summary.json      totals, times, what was lost, and what made it
 
-An interrupted or failed run leaves ``overlay.partial.mp4`` (playable), ``stats.partial.jsonl`` and a summary that
-says how far it came.
+An interrupted or failed run leaves ``overlay.partial.mp4`` (playable), ``labels.partial.nut`` (readable),
+``stats.partial.jsonl`` and a summary that says how far it came.
 """
 
 from __future__ import annotations
@@ -33,13 +34,23 @@ from cdga_sdk.image import read_image_bgr, write_png
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.result import SegResult
+from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import VideoSource
 from cdga_sdk.video.stages import ReadAhead, WriteBehind
 
-__all__ = ["RunSummary", "SaveWhat", "VideoOptions", "parse_save", "segment_images", "segment_video"]
+__all__ = [
+    "RunSummary",
+    "SaveWhat",
+    "VideoOptions",
+    "parse_save",
+    "raise_if_degraded",
+    "refuse_labels_of_images",
+    "segment_images",
+    "segment_video",
+]
 
-SaveWhat = Literal["video", "masks", "conf", "json"]
+SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
 STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
 
 
@@ -168,7 +179,7 @@ def parse_save(text: str) -> tuple[SaveWhat, ...]:
     """``"video,masks"`` as a tuple.
 
     Raises:
-        UsageError: A word that is not one of video, masks, conf, json.
+        UsageError: A word that is not one of video, masks, labels, conf, json.
     """
     words = [w.strip() for w in text.split(",") if w.strip()]
     allowed: tuple[SaveWhat, ...] = get_args(SaveWhat)
@@ -213,6 +224,15 @@ def segment_video(
                 preset=options.preset,
             )
             outputs.attach(sink)
+        if "labels" in save:
+            outputs.attach_labels(
+                LabelSink(
+                    folder / "labels.nut",
+                    size_wh=frames.size_wh,
+                    rate=frames.average_rate / options.vid_stride,
+                    time_base=frames.time_base,
+                )
+            )
 
         def write(made: _Made) -> None:
             name = f"{source.stem}_{made.result.frame:06d}"
@@ -244,8 +264,10 @@ def segment_images(
     An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
 
     Raises:
+        UsageError: ``save`` holds "labels".
         InputError: Not one image could be read.
     """
+    refuse_labels_of_images(save)
     first_error: InputError | None = None
     with _Outputs(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
         outputs.expected_frames = len(images)
@@ -265,6 +287,16 @@ def segment_images(
         if first_error and not outputs.frames:
             raise first_error
     return outputs.summary
+
+
+def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
+    """A label stream is of a video.
+
+    Raises:
+        UsageError: ``save`` holds "labels".
+    """
+    if "labels" in save:
+        raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
 
 
 def raise_if_degraded(summary: RunSummary) -> None:
@@ -311,6 +343,7 @@ class _Outputs:
         self._stack = ExitStack()
         self._stats: IO[str] | None = None
         self._sink: VideoSink | None = None
+        self._labels: LabelSink | None = None
         self._times = {stage: _Percentiles() for stage in STAGES}
         self._shares = np.zeros(len(self._names))
         self._confidence = 0.0
@@ -328,6 +361,10 @@ class _Outputs:
         """Take over a video sink: opened here, closed with the run."""
         self._sink = self._stack.enter_context(sink)
 
+    def attach_labels(self, sink: LabelSink) -> None:
+        """The same for a label sink."""
+        self._labels = self._stack.enter_context(sink)
+
     def abandon(self) -> None:
         """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
         self._stack.pop_all()
@@ -339,6 +376,8 @@ class _Outputs:
             self._sink.write(result.plot(alpha), pts)
         elif "video" in self._save:
             _write_jpeg(self._folder / "overlay" / f"{name}.jpg", result.plot(alpha))
+        if self._labels is not None and pts is not None:
+            self._labels.write(result.mask, pts)
         if "masks" in self._save:
             write_png(self._folder / "masks" / f"{name}.png", result.mask)
         if "conf" in self._save:

@@ -1,34 +1,28 @@
 """Frames to H.264 in MP4: timing kept tick by tick, and the final name exists only when the file is whole.
 
-While frames come in, ``NAME.partial.mp4`` grows beside the final file as a fragmented MP4, which plays up to its
-last keyframe even after a ``kill -9``. On success it is copied, without encoding again, to a faststart MP4 that
-takes the final name in one rename.
+While frames come in, ``NAME.partial.mp4`` grows beside the final file (see `PartialVideo`) as a fragmented MP4, which
+plays up to its last keyframe even after a ``kill -9``. The whole file is a faststart MP4.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import av
 import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from cdga_sdk.errors import CdgaError, InputError, ResourceError, UsageError
+from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.video.partial import PartialVideo
 from cdga_sdk.video.source import open_container, video_stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -38,10 +32,9 @@ __all__ = ["VideoInfo", "VideoSink", "probe"]
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
 
 
-class VideoSink:
+class VideoSink(PartialVideo):
     """Writes BGR frames to one H.264 MP4 (yuv420p, BT.709, limited range); a context manager.
 
     B-frames are off: decoding order is then showing order, so that an MP4 can hold every gap of a
@@ -77,37 +70,17 @@ class VideoSink:
         crf: int = 20,
         preset: str = "veryfast",
     ) -> None:
-        self._final = Path(path)
-        self._partial = self._final.with_name(f"{self._final.stem}.partial.mp4")
-        _check_arguments(self._final, size_wh, rate, time_base, crf, preset)
-        self.path = self._partial
+        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset)
+        options = _FRAGMENTED | _tick_options(time_base)
+        super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
         self.size_wh = size_wh
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
-        self.frames_written = self.resized_frames = 0
-        self._rate, self._time_base = rate, time_base
+        self.resized_frames = 0
+        self._rate = rate
         self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0"}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
-        self._first_pts = self._last_pts = self._keyframe_pts = 0
-        self._container: OutputContainer | None = None
-
-    def __enter__(self) -> Self:
-        if self._final.is_dir():
-            raise UsageError("there is a folder of that name", where=self._final, fix="name another file")
-        try:
-            self._open()
-        except BaseException:
-            self._close_quietly()
-            raise
+        self._keyframe_pts = 0
         self._to_yuv, self._to_size = VideoReformatter(), VideoReformatter()
-        return self
-
-    def _open(self) -> None:
-        with _named_errors(self._partial):
-            self._partial.unlink(missing_ok=True)
-            options = _FRAGMENTED | _tick_options(self._time_base)
-            self._container = av.open(str(self._partial.absolute()), "w", format="mp4", options=options)
-            self._stream = self._add_stream(self._container)
-            self._container.start_encoding()
 
     def _add_stream(self, container: OutputContainer) -> VideoStream:
         stream = container.add_stream("libx264", rate=self._rate, options=self._x264)
@@ -132,16 +105,10 @@ class VideoSink:
             UsageError: the array is no such image, or ``pts`` does not increase.
             ResourceError: the disk is full or failing.
         """
-        assert self._container is not None, "use it as: with VideoSink(...) as sink"
         if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8:
             raise UsageError(f"got an array {image_bgr.shape} of {image_bgr.dtype}; wanted (H, W, 3) of uint8")
-        if self.frames_written and pts <= self._last_pts:
-            raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
-        with _named_errors(self._partial):
+        with self._writing(pts):
             self._mux(self._stream.encode(self._frame(image_bgr, pts)))
-        self._first_pts = self._first_pts if self.frames_written else pts
-        self._last_pts = pts
-        self.frames_written += 1
 
     def _frame(self, image_bgr: NDArray[np.uint8], pts: int) -> VideoFrame:
         frame = av.VideoFrame.from_ndarray(self._padded(image_bgr), format="bgr24")
@@ -164,52 +131,8 @@ class VideoSink:
             image_bgr = np.pad(image_bgr, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         return np.ascontiguousarray(image_bgr)
 
-    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
-        assert self._container is not None
-        for packet in packets:
-            self._container.mux(packet)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._close_quietly()
-        else:
-            self._close_partial()
-            if self.frames_written:
-                self._publish()
-
-    def _close_quietly(self) -> None:
-        with contextlib.suppress(CdgaError, OSError):  # the error that is on its way matters more
-            self._close_partial()
-
-    def _close_partial(self) -> None:
-        container, self._container = self._container, None
-        if container is None:
-            return
-        with _named_errors(self._partial):
-            try:
-                if self.frames_written:
-                    container.mux(self._stream.encode(None))
-            finally:
-                container.close()
-                if not self.frames_written:
-                    self._partial.unlink(missing_ok=True)
-
-    def _publish(self) -> None:
-        """Copy the packets to a faststart MP4, force it to the disk, and only then give it the final name."""
-        whole = self._final.with_name(f"{self._final.stem}.partial.whole.mp4")
-        try:
-            with _named_errors(self._final, kept=self._partial):
-                _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
-                _sync(whole)
-                whole.replace(self._final)
-                if os.name == "posix":  # elsewhere a folder cannot be opened
-                    _sync(self._final.absolute().parent)
-        finally:
-            whole.unlink(missing_ok=True)
-        self._partial.unlink(missing_ok=True)
-        self.path = self._final
+    def _copy_to(self, whole: Path) -> None:
+        _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
 
 
 def _check_arguments(
@@ -226,23 +149,6 @@ def _check_arguments(
     for is_wrong, message in wrong:
         if is_wrong:
             raise UsageError(message, where=path)
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path, kept: Path | None = None) -> Iterator[None]:
-    """Turn what the system and FFmpeg raise while writing ``path`` into one line of ours."""
-    try:
-        yield
-    except (OSError, av.FFmpegError) as error:
-        reason = error.strerror or str(error)
-        rest = f"; what was written is kept in {kept.name}" if kept is not None else ""
-        if error.errno in _DISK_FULL:
-            raise ResourceError(
-                f"the video cannot be written ({reason}){rest}", where=path, fix="free space on that disk"
-            ) from error
-        raise UsageError(
-            f"the video cannot be written ({reason}){rest}", where=path, fix="name a folder that can be written to"
-        ) from error
 
 
 def _tick_options(time_base: Fraction) -> dict[str, str]:
@@ -270,14 +176,6 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> N
             packet.dts += shift
             packet.stream = copy
             writer.mux(packet)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["Frame", "VideoSource", "is_video_file", "open_container", "sniff", "video_stream"]
+__all__ = ["NUT", "Frame", "VideoSource", "is_video_file", "open_container", "sniff", "video_stream"]
 
 _SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
@@ -50,11 +50,14 @@ _DEMUXERS = {
 }
 _INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe at or before the target
 
+NUT = "a NUT file"  # by `sniff`; no video, but what label maps are kept in
+
 _MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx"})
 _IMAGE_BRANDS = frozenset({b"heic", b"heix", b"heif", b"mif1", b"avif"})
 _MAGIC = (
     (b"\x1aE\xdf\xa3", "Matroska or WebM"),
     (b"FLV\x01", "FLV"),
+    (b"nut/multimedia container\x00", NUT),
     (b"\x00\x00\x01\xba", "MPEG-PS"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),

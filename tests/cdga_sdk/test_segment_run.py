@@ -111,6 +111,12 @@ def test_each_source_gets_a_run(segmenter: Segmenter, place: Path, capsys: pytes
     assert [line.split(" · ")[1] for line in err.splitlines()] == ["runs/media", "runs/b", "runs/c"]
 
 
+def test_labels_of_images_are_refused_before_anything_is_made(segmenter: Segmenter, place: Path) -> None:
+    with pytest.raises(UsageError, match="save masks instead"):
+        run_segment(segmenter, request("media/b.mp4", "media/a.png", save=("labels",)))
+    assert not (place / "runs").exists()
+
+
 def test_runs_are_numbered_unless_told(segmenter: Segmenter, place: Path) -> None:
     for _ in range(2):
         run_segment(segmenter, request("media/a.png", quiet=True))

@@ -322,7 +322,7 @@ def test_parse_save(text: str, save: tuple[str, ...]) -> None:
 
 
 def test_parse_save_refuses_other_words() -> None:
-    with pytest.raises(UsageError, match="--save: cannot save 'mask'; use any of video,masks,conf,json"):
+    with pytest.raises(UsageError, match="--save: cannot save 'mask'; use any of video,masks,labels,conf,json"):
         parse_save("video,mask")
 
 
