@@ -357,10 +357,12 @@ class Worker:
     def __init__(self, build: Callable[[], Peer]) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
+        self._theirs = theirs
         self._process = context.Process(target=_serve, args=(theirs, build), daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
+        self._theirs.close()  # so that a process that died is an end of file here
         return self
 
     def ask(self, question: str, *arguments: object) -> Any:
@@ -368,6 +370,7 @@ class Worker:
 
         Raises:
             RuntimeError: The variant failed.
+            EOFError: Its process died.
         """
         self._ours.send((question, *arguments))
         answer = self._ours.recv()
