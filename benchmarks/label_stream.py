@@ -18,19 +18,16 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.protocol import Record, Times, environment, interleaved, load, paired_ratio
+from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio, side_by_side, side_by_side_table
 from cdga_sdk import Segmenter, read_labels
 from cdga_sdk.atomic import write_text
 from cdga_sdk.image import read_label, write_png
@@ -129,32 +126,10 @@ def _asked(
     for title, variants in questions.items():
         before = load()
         times = interleaved(variants, rounds=options.rounds, warm_up=options.warm_up, device=torch.device("cpu"))
-        records[title] = _record(times, frames) | {"load_before": before, "load_after": load()}
-        Console(stderr=True).print(_table(title, times, frames))
+        records[title] = side_by_side(times, of=OURS, per=frames) | {"load_before": before, "load_after": load()}
+        Console(stderr=True).print(side_by_side_table(title, times, of=OURS, per=frames))
         is_void |= not paired_ratio(times[AGAIN].wall_s, times[OURS].wall_s).is_null
     return records, is_void
-
-
-def _record(times: Mapping[str, Times], frames: int) -> Record:
-    ours = times[OURS]
-    return {
-        "ms_per_frame": {name: round(1e3 * median(t.wall_s) / frames, 3) for name, t in times.items()},
-        "cpu_ms_per_frame": {name: round(1e3 * median(t.cpu_s) / frames, 3) for name, t in times.items()},
-        "of_stream": {name: paired_ratio(t.wall_s, ours.wall_s).record() for name, t in times.items()},
-        "cpu_of_stream": {name: paired_ratio(t.cpu_s, ours.cpu_s).record() for name, t in times.items()},
-        "times": {name: {k: [round(v, 6) for v in s] for k, s in asdict(t).items()} for name, t in times.items()},
-    }
-
-
-def _table(title: str, times: Mapping[str, Times], frames: int) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("as", "median ms", "CPU ms", "of the stream [95 %]", "CPU time of the stream"):
-        table.add_column(column, justify="left" if column == "as" else "right")
-    for name, t in times.items():
-        wall, cpu = paired_ratio(t.wall_s, times[OURS].wall_s), paired_ratio(t.cpu_s, times[OURS].cpu_s)
-        milliseconds = (1e3 * median(seconds) / frames for seconds in (t.wall_s, t.cpu_s))
-        table.add_row(name, *(f"{ms:.2f}" for ms in milliseconds), str(wall), str(cpu))
-    return table
 
 
 def _environment(options: argparse.Namespace) -> Record:

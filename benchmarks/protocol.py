@@ -11,11 +11,14 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import torch
+from rich.table import Table
 
 from cdga_sdk.machine import this_machine
 from cdga_sdk.measure import Ratio, Timer, Times, in_rounds, load, paired_ratio, timed
@@ -30,6 +33,8 @@ __all__ = [
     "paired_ratio",
     "peak_bytes",
     "run_alone",
+    "side_by_side",
+    "side_by_side_table",
 ]
 
 Record = dict[str, object]
@@ -53,6 +58,36 @@ def interleaved(
     timer: Timer = partial(_timed_on_cuda, device) if device.type == "cuda" else timed
     samples = in_rounds({name: partial(timer, run) for name, run in variants.items()}, rounds=rounds, warm_up=warm_up)
     return {name: Times(wall_s=[w for w, _ in one], cpu_s=[c for _, c in one]) for name, one in samples.items()}
+
+
+def side_by_side(times: Mapping[str, Times], *, of: str, per: int) -> Record:
+    """What is said of interleaved variants: milliseconds, ratios to one of them, raw samples.
+
+    Args:
+        times: Of `interleaved`.
+        of: The variant that the others are held against.
+        per: Frames of a run.
+    """
+    wall_s, cpu_s = times[of].wall_s, times[of].cpu_s
+    return {
+        "ms_per_frame": {name: round(1e3 * median(t.wall_s) / per, 3) for name, t in times.items()},
+        "cpu_ms_per_frame": {name: round(1e3 * median(t.cpu_s) / per, 3) for name, t in times.items()},
+        f"of_{of}": {name: paired_ratio(t.wall_s, wall_s).record() for name, t in times.items()},
+        f"cpu_of_{of}": {name: paired_ratio(t.cpu_s, cpu_s).record() for name, t in times.items()},
+        "times": {name: {k: [round(v, 6) for v in s] for k, s in asdict(t).items()} for name, t in times.items()},
+    }
+
+
+def side_by_side_table(title: str, times: Mapping[str, Times], *, of: str, per: int) -> Table:
+    """The same for the terminal."""
+    table = Table(title=title, title_justify="left")
+    for column in ("variant", "median ms", "CPU ms", f"of {of} [95 %]", f"CPU time of {of}"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for name, t in times.items():
+        wall, cpu = paired_ratio(t.wall_s, times[of].wall_s), paired_ratio(t.cpu_s, times[of].cpu_s)
+        milliseconds = (1e3 * median(seconds) / per for seconds in (t.wall_s, t.cpu_s))
+        table.add_row(name, *(f"{ms:.2f}" for ms in milliseconds), str(wall), str(cpu))
+    return table
 
 
 def _timed_on_cuda(device: torch.device, action: Callable[[], object]) -> tuple[float, float]:

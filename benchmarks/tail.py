@@ -19,10 +19,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import numpy as np
@@ -30,9 +28,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.protocol import Record, Times, environment, interleaved, load, paired_ratio
+from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio, side_by_side, side_by_side_table
 from cdga_export.frames import golden_frames
 from cdga_sdk.atomic import write_text
 from cdga_sdk.opencv import cv2
@@ -122,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         before = load()
         runs = {name: partial(_over, variant, logits, options.size_hw) for name, variant in variants.items()}
         times = interleaved(runs, rounds=options.rounds, warm_up=options.warm_up, device=torch.device("cpu"))
-        questions[title] = _record(times, len(logits)) | {"load_before": before, "load_after": load()}
-        Console(stderr=True).print(_table(title, times, len(logits)))
+        questions[title] = side_by_side(times, of=OURS, per=len(logits)) | {"load_before": before, "load_after": load()}
+        Console(stderr=True).print(side_by_side_table(title, times, of=OURS, per=len(logits)))
         void |= not paired_ratio(times[AGAIN].wall_s, times[OURS].wall_s).is_null
     if void:
         sys.exit("void, nothing written: a null pair differs by more than 3 %; repeat on a calmer machine")
@@ -185,28 +182,6 @@ def _gap(logits_Chw: Float32Array, size_hw: Size, mask: UInt8Array) -> float:
 def _over(variant: Labels | Both, frames: Sequence[Float32Array], size_hw: Size) -> None:
     for logits_Chw in frames:
         variant(logits_Chw, size_hw)
-
-
-def _record(times: Mapping[str, Times], frames: int) -> Record:
-    ours = times[OURS].wall_s
-    return {
-        "ms_per_frame": {name: round(1e3 * median(t.wall_s) / frames, 3) for name, t in times.items()},
-        "cpu_ms_per_frame": {name: round(1e3 * median(t.cpu_s) / frames, 3) for name, t in times.items()},
-        "of_cdga": {name: paired_ratio(t.wall_s, ours).record() for name, t in times.items()},
-        "cpu_of_cdga": {name: paired_ratio(t.cpu_s, times[OURS].cpu_s).record() for name, t in times.items()},
-        "times": {name: {k: [round(v, 6) for v in s] for k, s in asdict(t).items()} for name, t in times.items()},
-    }
-
-
-def _table(title: str, times: Mapping[str, Times], frames: int) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("by", "median ms", "CPU ms", "of cdga [95 %]", "CPU time of cdga"):
-        table.add_column(column, justify="left" if column == "by" else "right")
-    for name, t in times.items():
-        wall, cpu = paired_ratio(t.wall_s, times[OURS].wall_s), paired_ratio(t.cpu_s, times[OURS].cpu_s)
-        milliseconds = (1e3 * median(seconds) / frames for seconds in (t.wall_s, t.cpu_s))
-        table.add_row(name, *(f"{ms:.2f}" for ms in milliseconds), str(wall), str(cpu))
-    return table
 
 
 def _environment(options: argparse.Namespace) -> Record:

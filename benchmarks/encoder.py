@@ -1,0 +1,116 @@
+"""Which x264 preset an overlay should be written with: time, cores, bytes and fidelity of each, side by side.
+
+A bundle segments the first frames of a clip once; the overlays are then written with every preset at the same constant
+quality, as ``cdga segment`` writes them. Fidelity is the mean PSNR of what can be read back, in decibels::
+
+    python -m benchmarks.encoder --model city.cdga --video ride.mp4 --json benchmarks/results/encoder.json
+
+Times are paired within rounds (``benchmarks.protocol``); x264 takes as many threads as it likes, so the time of the
+cores is told beside the clock's: on a machine whose cores the network needs too, that is the price.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio, side_by_side, side_by_side_table
+from cdga_sdk import Segmenter
+from cdga_sdk.atomic import write_text
+from cdga_sdk.opencv import cv2
+from cdga_sdk.preprocess import UInt8Array
+from cdga_sdk.video.pipeline import VideoOptions
+from cdga_sdk.video.sink import VideoSink
+from cdga_sdk.video.source import VideoSource
+
+BASE: Final = "veryfast"
+AGAIN: Final = "veryfast again"
+PRESETS: Final = ("ultrafast", "superfast", BASE, "faster", "medium")
+SIZES_WH: Final = ((960, 540), (1920, 1080))
+RATE: Final = Fraction(25)
+
+
+def overlays(model: Path, video: Path, frames: int, size_wh: tuple[int, int]) -> list[UInt8Array]:
+    """Frames of one size with class colours over them."""
+    with Segmenter(model, device="cpu") as segmenter, VideoSource(video, max_frames=frames) as source:
+        resized = (cv2.resize(f.image_bgr, size_wh, interpolation=cv2.INTER_CUBIC) for f in source)
+        return [segmenter(np.asarray(image_bgr, np.uint8)).plot() for image_bgr in resized]
+
+
+def write(images_bgr: Sequence[UInt8Array], path: Path, preset: str) -> None:
+    """One H.264 video, with the product's constant quality."""
+    height, width = images_bgr[0].shape[:2]
+    crf = VideoOptions().crf
+    with VideoSink(path, size_wh=(width, height), rate=RATE, time_base=1 / RATE, crf=crf, preset=preset) as sink:
+        for tick, image_bgr in enumerate(images_bgr):
+            sink.write(image_bgr, tick)
+
+
+def psnr_db(images_bgr: Sequence[UInt8Array], path: Path) -> float:
+    """Mean over frames of what can be read back."""
+    with VideoSource(path) as source:
+        read = [frame.image_bgr for frame in source]
+    return float(np.mean([cv2.PSNR(one, other) for one, other in zip(images_bgr, read, strict=True)]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Segment, write in turn, print the tables, write the JSON."""
+    options = _options(arguments)
+    sizes: Record = {}
+    is_void = False
+    with tempfile.TemporaryDirectory() as name:
+        paths = {preset: Path(name) / f"{preset}.mp4" for preset in PRESETS}
+        for size_wh in SIZES_WH:
+            images_bgr = overlays(options.model, options.video, options.frames, size_wh)
+            runs = {preset: partial(write, images_bgr, path, preset) for preset, path in paths.items()}
+            runs[AGAIN] = runs[BASE]
+            before = load()
+            times = interleaved(runs, rounds=options.rounds, warm_up=1, device=torch.device("cpu"))
+            title = f"{size_wh[0]}x{size_wh[1]}"
+            Console(stderr=True).print(side_by_side_table(title, times, of=BASE, per=len(images_bgr)))
+            sizes[title] = {
+                "frames": len(images_bgr),
+                "bytes_per_frame": {p: round(path.stat().st_size / len(images_bgr)) for p, path in paths.items()},
+                "psnr_db": {preset: round(psnr_db(images_bgr, path), 2) for preset, path in paths.items()},
+                "load_before": before,
+                **side_by_side(times, of=BASE, per=len(images_bgr)),
+            }
+            is_void |= not paired_ratio(times[AGAIN].wall_s, times[BASE].wall_s).is_null
+    if options.json is not None:
+        command = ["--model", options.model.name, "--video", options.video.name, "--frames", str(options.frames)]
+        report = {
+            "what": f"overlays by x264 at crf {VideoOptions().crf}, no B-frames, over the preset {BASE}",
+            **environment("benchmarks.encoder", [*command, "--json", "PATH"], ("av",), torch.device("cpu")),
+            "is_void": is_void,
+            "sizes": sizes,
+        }
+        write_text(options.json, json.dumps(report, indent=1) + "\n")
+    if is_void:
+        sys.exit("void: the null pair differs by more than 3 %; repeat on a calmer machine")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encoder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a bundle")
+    parser.add_argument("--video", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=50, help="of the clip, from its start")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, default=None)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
