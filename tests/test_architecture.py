@@ -38,7 +38,12 @@ HEAVY_HOMES = {
     "filelock": {"cdga_sdk/backends/engine_eviction.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
-    "av": {"cdga_sdk/video/source.py", "cdga_sdk/video/sink.py"},
+    "av": {
+        "cdga_sdk/video/live.py",
+        "cdga_sdk/video/sink.py",
+        "cdga_sdk/video/source.py",
+        "cdga_sdk/video/upright.py",
+    },
     "onnx": {
         "export/cdga_export/halved.py",
         "export/cdga_export/lowered.py",
