@@ -39,6 +39,7 @@ HEAVY_HOMES = {
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {
+        "cdga_sdk/video/connection.py",
         "cdga_sdk/video/live.py",
         "cdga_sdk/video/sink.py",
         "cdga_sdk/video/source.py",
