@@ -28,6 +28,9 @@ _PROTOCOLS = "rtsp,rtsps,rtp,srtp,rtmp,rtmps,rtmpt,http,https,httpproxy,hls,tls,
 # These demuxers count frames and call that time: when a frame comes is nearer to the truth.
 _WITHOUT_CLOCK = frozenset({"mpjpeg", "mjpeg", "jpeg_pipe", "h264", "hevc", "m4v"})
 
+# Over HTTP these are live although the play list has a size, or the server makes one up.
+_LIVE_OVER_HTTP = frozenset({"hls", "mpjpeg"})
+
 
 class Connection:
     """One open stream; its frames as they come, damage skipped and counted.
@@ -58,7 +61,7 @@ class Connection:
             raise
         self.stream.thread_type = ThreadType.SLICE  # frames on several threads would come late by one each
         self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        self.has_end = bool(self._container.duration)
+        self.has_end = _has_end(self._container, address)
         self._has_clock = self._container.format.name not in _WITHOUT_CLOCK
 
     def close(self) -> None:
@@ -137,8 +140,15 @@ def _open(address: LiveAddress, open_s: float, stall_s: float) -> InputContainer
         raise InputError(f"no answer in {open_s:.3g} s" if is_late else _reason(error)) from None  # it tells the URL
 
 
+def _has_end(container: InputContainer, address: LiveAddress) -> bool:
+    """Whether a recording lies behind an address: its length is known, in seconds or in bytes."""
+    is_file = address.url.startswith("http") and container.format.name not in _LIVE_OVER_HTTP and container.size > 0
+    return bool(container.duration) or is_file
+
+
 def _options(address: LiveAddress, stall_s: float) -> dict[str, str]:
-    options = {"max_pixels": str(MAX_PIXELS)}
+    # FFmpeg would look at 20 frames, four seconds of a slow camera, to learn the rate: for us it is a hint.
+    options = {"max_pixels": str(MAX_PIXELS), "fpsprobesize": "5", "analyzeduration": "2000000"}
     if address.is_camera:
         return options
     options["protocol_whitelist"] = _PROTOCOLS
@@ -151,4 +161,6 @@ def _reason(error: av.FFmpegError | ValueError) -> str:
     """What FFmpeg says, without the address."""
     if isinstance(error, av.error.ExitError):
         return "it fell silent"
+    if isinstance(error, av.error.ProtocolNotFoundError):
+        return "the FFmpeg inside this PyAV cannot read addresses of this kind"
     return (getattr(error, "strerror", None) or "it cannot be opened").lower()

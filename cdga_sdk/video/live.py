@@ -136,7 +136,7 @@ class LiveSource:
         corrupt_packets: Packets within a connection that were marked or refused so far.
         size_changes: How often the size of the yielded frames changed.
         reconnects: How often it was lost and came back.
-        is_lost: It was given up.
+        is_lost: It was given up, and all frames that had come were yielded.
         is_stopped: `stop` or `close` was called.
         size_wh: Width and height of the first frame, upright.
         average_rate: Frames per second that the first connection announced (25 where it was silent).
@@ -166,7 +166,7 @@ class LiveSource:
             raise UsageError("neither an address nor a camera", where=place_of(source), fix="e.g. rtsp://, /dev/video0")
         self.address = address
         self.corrupt_frames = self.corrupt_packets = self.size_changes = self.reconnects = 0
-        self.is_lost = False
+        self.is_lost = self._is_given_up = False
         self._mode, self._reconnect_s = mode, reconnect_s
         self._stall_s = min(_STALL_S, reconnect_s / 2) or _STALL_S  # half the time is left to come back in
         self._vid_stride, self._start, self._max_frames = vid_stride, ticks(start_s or 0), max_frames
@@ -174,7 +174,8 @@ class LiveSource:
         self.average_rate: Fraction
         self.codec: str
         self._clock: LiveClock
-        self._shape_hw: tuple[int, int]
+        self._first_hw: tuple[int, int]
+        self._last_hw: tuple[int, int]
         self._waiting = _Waiting()
         self._error: BaseException | None = None
         self._decoded = self._in_range = 0
@@ -216,7 +217,7 @@ class LiveSource:
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height of the first frame, upright."""
-        height, width = self._shape_hw
+        height, width = self._first_hw
         return width, height
 
     @property
@@ -251,6 +252,7 @@ class LiveSource:
             elif self._waiting.is_over():
                 if self._error is not None:
                     raise self._error
+                self.is_lost = self._is_given_up
                 return
             elif time.monotonic() > self._last_s + self._reconnect_s + 2 * _OPEN_S:  # the reader is stuck
                 self.is_lost = True
@@ -258,8 +260,8 @@ class LiveSource:
 
     def _finished(self, arrived: _Arrived) -> Frame:
         shape_hw = arrived.upright.shape_hw(arrived.frame)
-        self.size_changes += shape_hw != self._shape_hw
-        self._shape_hw = shape_hw
+        self.size_changes += shape_hw != self._last_hw
+        self._last_hw = shape_hw
         is_corrupt = arrived.frame.is_corrupt
         self.corrupt_frames += is_corrupt
         image_bgr = arrived.upright(arrived.frame)
@@ -289,7 +291,7 @@ class LiveSource:
             pause_s = pause_s if self._decoded == before else _FIRST_PAUSE_S
             left_s = self._last_s + self._reconnect_s - time.monotonic()
             if left_s <= 0:
-                self.is_lost = not self.is_stopped
+                self._is_given_up = True
                 return
             self._pause(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -310,7 +312,7 @@ class LiveSource:
             reason = "it ended before its first picture"
         except InputError as error:
             reason = error.what
-            self.is_lost = has_end and self._decoded > 0  # to connect again would be to begin again
+            self._is_given_up = has_end and self._decoded > 0  # to connect again would be to begin again
         if not self._decoded:
             raise self._refusal(reason)
         return has_end
@@ -340,7 +342,7 @@ class LiveSource:
             return
         self.average_rate, self.codec = connection.rate, connection.stream.codec_context.name
         self._clock = LiveClock(float(1 / self.average_rate))
-        self._shape_hw = shape_hw
+        self._first_hw = self._last_hw = shape_hw
         self._waiting.keeps_newest = self._mode == "freshest" and not connection.has_end
 
     def _take(self, frame: VideoFrame, upright: Upright, pts: int, decode_ms: float) -> None:
