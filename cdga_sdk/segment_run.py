@@ -207,7 +207,7 @@ def _places(work: Work, request: SegmentRequest) -> tuple[Path, Path | None]:
     """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
     output = request.output
     if output is not None and output.suffix.lower() == ".mp4":
-        if work.video is None:
+        if work.images:
             raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
         if output.exists() and not request.exist_ok:
             raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok")

@@ -84,6 +84,7 @@ class LiveServer:
     """
 
     def __init__(self, *scripts: Script, is_http: bool = False, down_s: float = 0) -> None:
+        self.connections = 0
         self.requests: list[bytes] = []
         self._scripts, self.is_http, self._down_s = scripts, is_http, down_s
         self._listener: socket.socket | None = socket.create_server(("127.0.0.1", 0))
@@ -128,6 +129,7 @@ class LiveServer:
             with contextlib.suppress(OSError):  # hung up by one side or the other
                 listener.settimeout(20)
                 connection, _ = listener.accept()
+                self.connections += 1
                 if number == len(self._scripts) - 1:
                     self._hang_up()
                 with connection:
