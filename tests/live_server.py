@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -162,3 +164,53 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
+
+
+class RtspServer(LiveServer):
+    """RTSP as cameras speak it: a password is asked for, and MPEG-TS comes in RTP packets over the same connection.
+
+    A script's bytes are sent in packets of seven TS packets, as RFC 2250 has it.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for who may see it."""
+        return f"rtsp://user:s3cr3t@127.0.0.1:{self.port}/front"
+
+    def _play(self, connection: socket.socket, script: Script) -> None:
+        lines = connection.makefile("rb")
+        method = b""
+        while method != b"PLAY":
+            method = lines.readline().split(b" ")[0]
+            fields = dict(line.split(b": ", 1) for line in iter(lambda: lines.readline().strip(), b""))
+            if not fields:
+                return
+            connection.sendall(self._answer(method, fields))
+        for sequence, part in enumerate(self._cut(script)):
+            if isinstance(part, bytes):
+                packet = struct.pack(">BBHII", 0x80, 33, sequence & 0xFFFF, sequence * 3600, 1) + part
+                connection.sendall(b"$\0" + struct.pack(">H", len(packet)) + packet)
+            elif not self._waited(connection, part):
+                return
+
+    @staticmethod
+    def _cut(script: Script) -> Iterator[bytes | float]:
+        for part in script:
+            if isinstance(part, bytes):
+                yield from (part[start : start + 7 * 188] for start in range(0, len(part), 7 * 188))
+            else:
+                yield part
+
+    @staticmethod
+    def _answer(method: bytes, fields: dict[bytes, bytes]) -> bytes:
+        status, head, body = b"200 OK", b"Session: 1\r\n", b""
+        if method == b"DESCRIBE" and fields.get(b"Authorization") != b"Basic " + base64.b64encode(b"user:s3cr3t"):
+            status, head = b"401 Unauthorized", b'WWW-Authenticate: Basic realm="camera"\r\n'
+        elif method == b"DESCRIBE":
+            head = b"Content-Type: application/sdp\r\n"
+            body = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+        elif method == b"SETUP":
+            assert b"TCP" in fields[b"Transport"]
+            head += b"Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+        length = b"Content-Length: %d\r\n" % len(body)
+        return b"RTSP/1.0 %s\r\nCSeq: %s\r\n%s%s\r\n%s" % (status, fields[b"CSeq"], head, length, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.live_clock import LiveClock, ticks
 from cdga_sdk.video.source import Frame
 from cdga_sdk.video.stages import STOP_S
-from tests.live_server import HOLD, HTTP_STREAM, LiveServer, closed_port, grey_of, paced, packets_of_ts, ts
+from tests.live_server import HOLD, HTTP_STREAM, LiveServer, RtspServer, closed_port, grey_of, paced, packets_of_ts, ts
 
 Clip = Callable[..., Path]
 
@@ -222,6 +223,41 @@ def test_frames_of_another_size_are_counted() -> None:
         source, frames = read(server, reconnect_s=1)
     assert [f.image_bgr.shape[:2] for f in frames] == [(48, 64)] * 8 + [(64, 32)] * 8
     assert (source.size_changes, source.size_wh) == (1, (64, 48))
+
+
+def test_a_camera_that_speaks_rtsp() -> None:
+    """The last frame of a connection stays in FFmpeg, which waits for what follows it."""
+    pieces = packets_of_ts(41)
+    with RtspServer(paced(pieces[:20], 0.01), paced(pieces[20:], 0.01)) as server:
+        source, frames = read(server, reconnect_s=1)
+    assert source.address.place == f"rtsp://***@127.0.0.1:{server.port}/front"
+    assert shown(frames) == greys(*range(19), *range(20, 40))
+    assert [b.pts - a.pts for a, b in pairwise(frames[:19])] == [STEP] * 18
+    assert (source.reconnects, source.is_lost, source.corrupt_packets) == (1, True, 0)
+    with RtspServer([], []) as server:
+        assert "401 unauthorized" in str(refusal(server.url.replace("s3cr3t", "guess")))
+
+
+@pytest.mark.usefixtures("quick")
+def test_datagrams() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for piece in packets_of_ts(30):
+                for start in range(0, len(piece), 1316):
+                    sender.sendto(piece[start : start + 1316], ("127.0.0.1", port))
+                time.sleep(0.02)
+
+    thread = threading.Timer(0.3, send)
+    thread.start()
+    with LiveSource(f"udp://127.0.0.1:{port}", mode="every-frame", reconnect_s=0) as source:
+        frames = list(source)
+    thread.join(10)
+    assert shown(frames)[:28] == greys(*range(28))
+    assert source.is_lost
 
 
 def slowly(frame: Frame) -> Frame:
