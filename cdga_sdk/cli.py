@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 
@@ -63,6 +65,11 @@ OnIncompatible = Annotated[
 TrtRtx = Annotated[
     bool, typer.Option("--trt-rtx", help="Also build engines of TensorRT for RTX beside the bundle; needs no GPU.")
 ]
+Live = Annotated[
+    Literal["freshest", "every-frame"],
+    typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
+]
+Reconnect = Annotated[float, typer.Option(min=0, help="Give a live source up after so many seconds without a frame.")]
 VersionCompatible = Annotated[
     bool, typer.Option("--version-compatible", help="With --trt: loads in later TensorRT too; runs slower.")
 ]
@@ -182,7 +189,7 @@ def export(
 
 @app.command()
 def segment(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Videos, images, folders, globs.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
     model: Annotated[str | None, typer.Option(help="The bundle, e.g. model.cdga.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
     save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
@@ -201,6 +208,8 @@ def segment(
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
     end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    live: Live = "freshest",
+    reconnect: Reconnect = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -211,6 +220,7 @@ def segment(
 
     if model is None:
         raise UsageError("no model given", fix="pass --model model.cdga; make one with: cdga export")
+    options = VideoOptions(alpha=alpha, vid_stride=vid_stride, start_s=start, end_s=end, max_frames=max_frames)
     request = SegmentRequest(
         sources=tuple(sources),
         output=output,
@@ -218,7 +228,7 @@ def segment(
         project=project,
         name=name,
         exist_ok=exist_ok,
-        options=VideoOptions(alpha=alpha, vid_stride=vid_stride, start_s=start, end_s=end, max_frames=max_frames),
+        options=replace(options, live=live, reconnect_s=reconnect),
         as_json=as_json,
         quiet=quiet,
     )

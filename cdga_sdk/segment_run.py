@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -16,10 +20,13 @@ from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.pipeline import (
     RunSummary,
     SaveWhat,
     VideoOptions,
+    live_source,
     raise_if_degraded,
     refuse_labels_of_images,
     segment_images,
@@ -47,10 +54,11 @@ class SegmentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One run: a video, or images that belong together."""
+    """One run: a video, a live source, or images that belong together."""
 
     name: str
     video: Path | None = None
+    live: LiveAddress | None = None
     images: tuple[Path, ...] = ()
 
 
@@ -59,7 +67,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
 
     Raises:
         InputError: A source is missing or cannot be read.
-        UsageError: The output cannot be used.
+        UsageError: The output cannot be used, or a live source is not the only one.
         DegradedError: At least one source lost frames; all outputs are written.
     """
     works = find_work(request.sources)
@@ -67,6 +75,8 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
         refuse_labels_of_images(request.save)
     if request.output is not None and len(works) > 1:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+    if len(works) > 1 and any(work.live for work in works):
+        raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     if len(works) > 1:  # sources may share a name: each gets a folder of its own
         request = replace(request, exist_ok=False)
     summaries = [_run_one(segmenter, work, request) for work in works]
@@ -77,11 +87,17 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
 def find_work(sources: Sequence[str]) -> list[Work]:
     """Sort files, folders and globs into videos (one run each) and groups of images (one run per source).
 
+    Addresses and cameras are runs of their own.
+
     Raises:
         InputError: Nothing there, or nothing that can be segmented.
     """
     works: list[Work] = []
     for source in sources:
+        address = live_address(source)
+        if address is not None:
+            works.append(Work(name=address.name, live=address))
+            continue
         works += _work_of_folder(Path(source)) if Path(source).is_dir() else _work_of_files(source, _expand(source))
     return works
 
@@ -117,7 +133,15 @@ def _expand(source: str) -> list[Path]:
 
 def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSummary:
     # The source is opened before a folder is made for it: a bad one leaves nothing behind.
-    total = _length(work.video) if work.video else len(work.images)
+    if work.live is not None:
+        with live_source(work.live, request.options) as source, _ended_by_signals(source.stop):
+            return _run(segmenter, work, request, source, None)
+    return _run(segmenter, work, request, work.video, _length(work.video) if work.video else len(work.images))
+
+
+def _run(
+    segmenter: Segmenter, work: Work, request: SegmentRequest, source: Path | LiveSource | None, total: int | None
+) -> RunSummary:
     folder, video_path = _places(work, request)
     with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
         done = 0
@@ -125,12 +149,12 @@ def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSu
         def on_frame(_: object) -> None:
             nonlocal done
             done += 1
-            advance(done)
+            advance(done, "Ctrl-C ends it" if work.live else "")
 
-        if work.video is not None:
+        if source is not None:
             summary = segment_video(
                 segmenter,
-                work.video,
+                source,
                 folder,
                 save=request.save,
                 options=request.options,
@@ -153,6 +177,30 @@ def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSu
     return summary
 
 
+@contextmanager
+def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Within, the first Ctrl-C or SIGTERM calls ``stop``: it is how a live run ends. The next one works as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        restore()
+        stop()
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if callable(handler):  # one that is ignored, or kills, is left so
+                    signal.signal(number, end)
+        yield
+    finally:
+        restore()
+
+
 def _length(video: Path) -> int | None:
     with VideoSource(video) as source:
         return source.num_frames_hint
@@ -162,7 +210,7 @@ def _places(work: Work, request: SegmentRequest) -> tuple[Path, Path | None]:
     """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
     output = request.output
     if output is not None and output.suffix.lower() == ".mp4":
-        if work.video is None:
+        if work.images:
             raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
         if output.exists() and not request.exist_ok:
             raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok")

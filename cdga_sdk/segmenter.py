@@ -12,15 +12,15 @@ import numpy as np
 
 from cdga_sdk.backends.choice import Candidate, choose_backend
 from cdga_sdk.bundle import Bundle, Manifest
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.opencv import cv2
 from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
-from cdga_sdk.video.pipeline import RunSummary, SaveWhat, VideoOptions, segment_video
-from cdga_sdk.video.source import VideoSource
+from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
+from cdga_sdk.video.pipeline import RunSummary, SaveWhat, VideoOptions, open_video, segment_video
 
 __all__ = ["Segmenter"]
 
@@ -167,25 +167,49 @@ class Segmenter:
 
     def stream(
         self,
-        source: str | Path,
+        source: str | Path | LiveSource,
         *,
         vid_stride: int = 1,
         start_s: float | None = None,
         end_s: float | None = None,
         max_frames: int | None = None,
+        live: LiveMode = "freshest",
+        reconnect_s: float = RECONNECT_S,
     ) -> Iterator[SegResult]:
-        """Segment a video frame by frame; memory does not grow with its length.
+        """Segment a video or a live source frame by frame; memory does not grow with its length.
+
+        Args:
+            source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
+                `LiveSource`, to which the other arguments do not apply.
+            vid_stride: Segment every n-th frame.
+            start_s: Skip what lies before this time, seconds.
+            end_s: Stop at this time, seconds.
+            max_frames: Stop after this many frames.
+            live: Of a live source: ``freshest`` frame, or ``every-frame``.
+            reconnect_s: Seconds without a frame after which a live source is given up.
 
         Raises:
-            InputError: The file is not a video that can be decoded.
+            InputError: The source cannot be opened or decoded; or, behind the last result, a live one was given up.
+            UsageError: An argument out of range.
         """
-        with VideoSource(source, vid_stride=vid_stride, start_s=start_s, end_s=end_s, max_frames=max_frames) as frames:
+        options = VideoOptions(
+            vid_stride=vid_stride,
+            start_s=start_s,
+            end_s=end_s,
+            max_frames=max_frames,
+            live=live,
+            reconnect_s=reconnect_s,
+        )
+        with open_video(source, options) as frames:
+            place = frames.address.place if isinstance(frames, LiveSource) else str(source)
             for frame in frames:
-                yield self.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
+                yield self.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
+            if isinstance(frames, LiveSource) and frames.is_lost:
+                raise InputError("the source was lost and did not come back", where=place)
 
     def process_video(
         self,
-        source: str | Path,
+        source: str | Path | LiveSource,
         output: str | Path,
         *,
         save: Sequence[SaveWhat] = ("video", "json"),
@@ -194,17 +218,21 @@ class Segmenter:
     ) -> RunSummary:
         """Segment a video into the folder ``output``: overlay.mp4, stats.jsonl, summary.json and more.
 
+        A live source ends by ``options.end_s`` or ``max_frames``, when it is lost for good (then the summary's status
+        is ``degraded``), or by `LiveSource.stop` of one that the caller has opened.
+
         Args:
-            source: A video file.
+            source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
+                `LiveSource`.
             output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
                 beside it takes the rest.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
-            options: Opacity, stride, range and encoder quality.
+            options: Opacity, stride, range, encoder quality, and how a live source is read.
             on_frame: Called with each result before it is written.
 
         Raises:
-            InputError: The source cannot be decoded.
+            InputError: The source cannot be opened or decoded; no folder is made then.
             UsageError: The output cannot be written.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
@@ -213,7 +241,7 @@ class Segmenter:
             folder, video_path = folder.with_suffix(""), folder
         return segment_video(
             self,
-            Path(source),
+            source,
             folder,
             save=save,
             options=options or VideoOptions(),

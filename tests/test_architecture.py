@@ -38,7 +38,10 @@ HEAVY_HOMES = {
     "filelock": {"cdga_sdk/backends/engine_eviction.py", "train/cdga_train/rounds.py"},
     "openvino": {"cdga_sdk/backends/openvino_cpu.py"},
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
-    "av": {f"cdga_sdk/video/{name}.py" for name in ("label_stream", "partial", "sink", "source")},
+    "av": {
+        f"cdga_sdk/video/{name}.py"
+        for name in ("connection", "label_stream", "live", "partial", "sink", "source", "upright")
+    },
     "onnx": {
         "export/cdga_export/halved.py",
         "export/cdga_export/lowered.py",

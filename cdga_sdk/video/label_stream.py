@@ -24,7 +24,7 @@ from av.codec.context import ThreadType
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.preprocess import UInt8Array, resize_label
 from cdga_sdk.video.partial import PartialVideo
-from cdga_sdk.video.source import NUT, sniff
+from cdga_sdk.video.source import MAX_PIXELS, NUT, sniff
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -37,7 +37,6 @@ _SLICES: Final = 4  # of a picture; fixed, so that one that is lost is missed
 # Golomb-Rice codes with run lengths: label maps are flat, and take far fewer bytes than by the arithmetic coder.
 _CODEC: Final = {"level": "3", "coder": "0", "context": "0", "slicecrc": "1", "slices": str(_SLICES)}
 _GROWING: Final = {"flush_packets": "1"}
-_MAX_PIXELS: Final = 2**26  # as of videos: a forged header cannot ask for more memory than this
 _KEY: Final = "cdga_labels"
 _VERSION: Final = "1"
 _WANTED: Final = "give a labels.nut of cdga segment --save labels"
@@ -258,7 +257,7 @@ def _opened(path: Path) -> InputContainer:
     if kind != NUT:
         found = "the file is empty" if kind == "empty" else f"found {kind}, not a label stream"
         raise InputError(found, where=path, fix=_WANTED)
-    options = {"protocol_whitelist": "file", "max_pixels": str(_MAX_PIXELS)}
+    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         return av.open(str(path.absolute()), format="nut", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
@@ -272,7 +271,7 @@ def _only_stream(container: InputContainer, path: Path) -> VideoStream:
     if codec is None or codec.name != "ffv1":
         raise InputError("not one stream of label maps in it, or its header is damaged", where=path)
     streams[0].thread_type = ThreadType.SLICE  # none in flight: a packet in, its label map out
-    codec.options = {"max_pixels": str(_MAX_PIXELS)}
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
     return streams[0]
 
 

@@ -1,5 +1,5 @@
 """Source to outputs. Frames are decoded ahead on one thread, segmented on the caller's, and drawn and written behind on
-another; a few wait between them, and nothing grows with the length of the video.
+another; a few wait between them, and nothing grows with the length of the video. A live source reads on its own thread.
 
 The folder that a run fills::
 
@@ -20,7 +20,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, Protocol, get_args
@@ -29,20 +29,24 @@ import numpy as np
 
 from cdga_sdk.atomic import error_from_os, write_bytes, write_text
 from cdga_sdk.backends.choice import Candidate
-from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
+from cdga_sdk.errors import CdgaError, DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import read_image_bgr, write_png
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.result import SegResult
+from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
+from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
 from cdga_sdk.video.sink import VideoSink
-from cdga_sdk.video.source import VideoSource
+from cdga_sdk.video.source import Frame, VideoSource
 from cdga_sdk.video.stages import ReadAhead, WriteBehind
 
 __all__ = [
     "RunSummary",
     "SaveWhat",
     "VideoOptions",
+    "live_source",
+    "open_video",
     "parse_save",
     "raise_if_degraded",
     "refuse_labels_of_images",
@@ -104,6 +108,8 @@ class VideoOptions:
         max_frames: Stop after this many frames.
         crf: x264's constant quality, 0 (lossless) to 51.
         preset: x264's speed preset.
+        live: Of a live source: ``freshest`` frame, dropping those that came meanwhile, or ``every-frame``.
+        reconnect_s: Seconds without a frame after which a live source is given up.
     """
 
     alpha: float = 0.5
@@ -113,10 +119,13 @@ class VideoOptions:
     max_frames: int | None = None
     crf: int = 20
     preset: str = "veryfast"
+    live: LiveMode = "freshest"
+    reconnect_s: float = RECONNECT_S
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
+        check_live(self.live, self.reconnect_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +134,7 @@ class RunSummary:
 
     Attributes:
         status: ``done``, ``degraded`` (frames were lost or concealed), ``interrupted`` or ``failed``.
-        source: The file or folder that was segmented.
+        source: The file, folder or live source that was segmented, without its secrets.
         folder: Where the outputs are.
         frames: Frames segmented and written.
         expected_frames: What the container announced, where it did.
@@ -134,7 +143,9 @@ class RunSummary:
         stage_ms_p95: 95th percentile of each stage.
         mean_share: Mean share of the frame per class, 0 to 1.
         mean_confidence: Mean over frames, 0 to 1.
-        lost: Counts of what the decoder lost or mended.
+        lost: Counts of what the decoder lost or mended; ``lost_source`` is 1 where a live one was given up.
+        dropped_frames: Frames of a live source that came while another was segmented.
+        reconnects: How often a live source was lost and came back.
         outputs: Files and folders written, relative to ``folder``.
         backend: Runtime, device and arithmetic.
         precision: That arithmetic.
@@ -154,6 +165,8 @@ class RunSummary:
     mean_share: dict[str, float] = field(default_factory=dict)
     mean_confidence: float = 0.0
     lost: dict[str, int] = field(default_factory=dict)
+    dropped_frames: int = 0
+    reconnects: int = 0
     outputs: list[str] = field(default_factory=list)
     backend: str = ""
     precision: str = ""
@@ -169,8 +182,10 @@ class RunSummary:
     def line(self) -> str:
         """The summary in one line."""
         stages = " / ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms_p50.items())
+        counts = {"dropped": self.dropped_frames, "reconnects": self.reconnects}
+        live = "".join(f", {count} {name}" for name, count in counts.items() if count)
         return (
-            f"{self.frames} frames in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
+            f"{self.frames} frames{live} in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
             f"{self.backend}) · {self.folder}"
         )
 
@@ -189,9 +204,47 @@ def parse_save(text: str) -> tuple[SaveWhat, ...]:
     return tuple(w for w in allowed if w in words)
 
 
+def open_video(
+    source: str | Path | LiveSource, options: VideoOptions
+) -> AbstractContextManager[VideoSource | LiveSource]:
+    """What reads ``source``, a video file, an address or a camera; it opens on entering.
+
+    A live source that is open already is read as it is, and stays open.
+
+    Raises:
+        UsageError: An option is out of range.
+        InputError: An address of a kind that is not read; on entering, a source that cannot be opened.
+    """
+    if isinstance(source, LiveSource):
+        return nullcontext(source)
+    address = live_address(source)
+    if address is None:
+        return VideoSource(
+            source,
+            vid_stride=options.vid_stride,
+            start_s=options.start_s,
+            end_s=options.end_s,
+            max_frames=options.max_frames,
+        )
+    return live_source(address, options)
+
+
+def live_source(address: LiveAddress, options: VideoOptions) -> LiveSource:
+    """The source that reads ``address``; it opens on entering."""
+    return LiveSource(
+        address,
+        mode=options.live,
+        reconnect_s=options.reconnect_s,
+        vid_stride=options.vid_stride,
+        start_s=options.start_s,
+        end_s=options.end_s,
+        max_frames=options.max_frames,
+    )
+
+
 def segment_video(
     segmenter: FrameSegmenter,
-    source: Path,
+    source: str | Path | LiveSource,
     folder: Path,
     *,
     save: Sequence[SaveWhat],
@@ -199,19 +252,15 @@ def segment_video(
     video_path: Path | None = None,
     on_frame: OnFrame | None = None,
 ) -> RunSummary:
-    """Segment a video file into ``folder``, the overlay to ``video_path``; see `Segmenter.process_video`."""
+    """Segment a video or a live source into ``folder``; see `Segmenter.process_video`."""
     video_path = video_path or folder / "overlay.mp4"
-    _refuse_own_input(source, video_path)
+    if not isinstance(source, LiveSource):
+        _refuse_own_input(Path(source), video_path)
     with (
-        VideoSource(
-            source,
-            vid_stride=options.vid_stride,
-            start_s=options.start_s,
-            end_s=options.end_s,
-            max_frames=options.max_frames,
-        ) as frames,
-        _Outputs(folder, save, segmenter, str(source)) as outputs,
+        open_video(source, options) as frames,
+        _Outputs(folder, save, segmenter, _place(frames)) as outputs,
     ):
+        outputs.live = frames if isinstance(frames, LiveSource) else None
         outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
         if "video" in save:
             rate = frames.average_rate / options.vid_stride
@@ -235,18 +284,20 @@ def segment_video(
             )
 
         def write(made: _Made) -> None:
-            name = f"{source.stem}_{made.result.frame:06d}"
+            name = f"{_stem(frames)}_{made.result.frame:06d}"
             outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts)
 
-        with ReadAhead(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
+        with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
             for frame, decode_ms in decoded:
-                result = segmenter.segment(frame.image_bgr, source=str(source), frame=frame.index, time_s=frame.time_s)
+                result = segmenter.segment(
+                    frame.image_bgr, source=_place(frames), frame=frame.index, time_s=frame.time_s
+                )
                 if on_frame:
                     on_frame(result)
                 behind.put(_Made(result, decode_ms, frame.pts))
         outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
         if not outputs.frames:
-            raise InputError("no frame lies in the range asked for", where=source, fix="check --start and --end")
+            raise _nothing_from(frames)
     return outputs.summary
 
 
@@ -326,6 +377,7 @@ class _Outputs:
         self.frames = 0
         self.expected_frames: int | None = None
         self.lost: dict[str, int] = {}
+        self.live: LiveSource | None = None
         self.summary = RunSummary(
             status="failed",
             source=source,
@@ -450,6 +502,8 @@ class _Outputs:
             mean_share={n: round(float(s / count), 5) for n, s in zip(self._names, self._shares, strict=True)},
             mean_confidence=round(self._confidence / count, 4),
             lost=self.lost,
+            dropped_frames=self.live.dropped_frames if self.live else 0,
+            reconnects=self.live.reconnects if self.live else 0,
             outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),
         )
         self.summary = summary
@@ -533,11 +587,29 @@ def _whole_video(options: VideoOptions) -> VideoOptions:
     return replace(options, vid_stride=1, start_s=None, end_s=None, max_frames=None)
 
 
-def _losses_of(frames: VideoSource, read: int, announced: int | None) -> dict[str, int]:
+def _timed(frames: VideoSource | LiveSource) -> AbstractContextManager[Iterable[tuple[Frame, float]]]:
+    """Frames with the milliseconds that each took: of a file some ahead, of a live source the freshest when asked."""
+    return nullcontext(frames.timed()) if isinstance(frames, LiveSource) else ReadAhead(frames)
+
+
+def _nothing_from(frames: VideoSource | LiveSource) -> CdgaError:
+    if isinstance(frames, LiveSource) and frames.is_stopped:
+        return InterruptedRunError("stopped before the first frame", where=_place(frames))
+    return InputError("no frame lies in the range asked for", where=_place(frames), fix="check --start and --end")
+
+
+def _place(frames: VideoSource | LiveSource) -> str:
+    return frames.address.place if isinstance(frames, LiveSource) else str(frames.path)
+
+
+def _stem(frames: VideoSource | LiveSource) -> str:
+    return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
+
+
+def _losses_of(frames: VideoSource | LiveSource, read: int, announced: int | None) -> dict[str, int]:
+    damaged = {"corrupt_packets": frames.corrupt_packets, "corrupt_frames": frames.corrupt_frames}
+    if isinstance(frames, LiveSource):
+        return damaged | {"lost_source": int(frames.is_lost)}
     # Containers miscount by a frame or two (edit lists); a shortage beyond that is a loss that no packet told of.
     missing = max(0, (announced or 0) - read)
-    return {
-        "corrupt_packets": frames.corrupt_packets,
-        "corrupt_frames": frames.corrupt_frames,
-        "missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0,
-    }
+    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0}

@@ -13,25 +13,33 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 import av
-import numpy as np
 from av.codec.context import ThreadType
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import VideoReformatter
 
 from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.video.upright import Upright
 
 if TYPE_CHECKING:
+    import numpy as np
     from av.container import InputContainer
     from av.packet import Packet
-    from av.sidedata.sidedata import SideDataContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["NUT", "Frame", "VideoSource", "is_video_file", "open_container", "sniff", "video_stream"]
+__all__ = [
+    "MAX_PIXELS",
+    "NUT",
+    "Frame",
+    "VideoSource",
+    "check_range",
+    "is_video_file",
+    "open_container",
+    "sniff",
+    "video_stream",
+]
 
 _SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
@@ -80,7 +88,7 @@ _SPECIAL_FILES = (
 )
 
 _HEAD_BYTES = 4096
-_MAX_PIXELS = 2**26  # 8192 x 8192: a forged header cannot ask for more memory than this
+MAX_PIXELS = 2**26  # 8192 x 8192: a forged header cannot ask for more memory than this
 _MAX_READ_ERRORS = 64  # in a row, before the rest of a file is given up
 _MAX_LEADING_PACKETS = 1000  # without one decoded frame, before a stream is refused
 _RESTART_S = 1  # pts that fall back further than this mean that the recorder's clock was restarted
@@ -163,7 +171,7 @@ def open_container(path: str | Path) -> InputContainer:
     if kind not in _DEMUXERS:
         found = "the file is empty" if kind == "empty" else f"found {kind}, not a video"
         raise InputError(found, where=path, fix="give a video file: MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG-PS or FLV")
-    options = {"protocol_whitelist": "file", "max_pixels": str(_MAX_PIXELS)}
+    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         container = av.open(str(path.absolute()), format=_DEMUXERS[kind], options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
@@ -246,50 +254,6 @@ class Frame:
         return float(self.pts * self.time_base)
 
 
-class _Upright:
-    """Turns decoded frames into upright BGR arrays by the stream's display matrix.
-
-    The matrix maps ``x' = a x + c y`` and ``y' = b x + d y`` (ISO/IEC 14496-12, 6.2.2); axis-aligned turns
-    and mirrors are applied, other angles snap to the nearest one. PyAV and FFmpeg's decoders leave it to us.
-    """
-
-    def __init__(self, frame: VideoFrame) -> None:
-        matrix = _display_matrix(frame)
-        a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
-        self._transposed = abs(b) + abs(c) > abs(a) + abs(d)
-        self._flip_x, self._flip_y = (c < 0, b < 0) if self._transposed else (a < 0, d < 0)
-        self._converter = VideoReformatter()
-
-    @property
-    def clockwise_degrees(self) -> int:
-        """Turn that makes the stored frame upright: 0, 90, 180 or 270 (before a mirror along x, if any)."""
-        if self._transposed:
-            return 270 if self._flip_y else 90
-        return 180 if self._flip_y else 0
-
-    def shape_hw(self, frame: VideoFrame) -> tuple[int, int]:
-        """Size after the turn."""
-        return (frame.width, frame.height) if self._transposed else (frame.height, frame.width)
-
-    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Convert to ``(H, W, 3)`` uint8 BGR with the frame's own matrix and range, then turn it."""
-        image = self._converter.reformat(frame, format="bgr24").to_ndarray()
-        if self._transposed:
-            image = image.transpose(1, 0, 2)
-        if self._flip_x:
-            image = image[:, ::-1]
-        if self._flip_y:
-            image = image[::-1]
-        return np.ascontiguousarray(image, dtype=np.uint8)
-
-
-def _display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
-    matrix = cast("SideDataContainer", frame.side_data).get(SideDataType.DISPLAYMATRIX)
-    if matrix is not None:
-        return np.frombuffer(bytes(matrix), dtype=np.int32)
-    return np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], dtype=np.int32)
-
-
 class _Clock:
     """Mends presentation times so that they strictly increase, and counts what was changed."""
 
@@ -349,7 +313,7 @@ class _Decoder:
             self.close()
             raise
         self.stream.thread_type = threads
-        self.stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
     def close(self) -> None:
         """Close the file; iterators that are still held end at their next step. May be called twice."""
@@ -475,7 +439,7 @@ class VideoSource:
         end_s: float | None = None,
         max_frames: int | None = None,
     ) -> None:
-        _check_range(vid_stride, start_s, end_s, max_frames)
+        check_range(vid_stride, start_s, end_s, max_frames)
         self.path = Path(path)
         self.corrupt_frames = self.size_changes = 0
         self._vid_stride, self._start_s, self._end_s, self._max_frames = vid_stride, start_s, end_s, max_frames
@@ -513,7 +477,7 @@ class VideoSource:
         self._clock = _Clock(step, round(_RESTART_S / self.time_base))
         self._decoded = decoder.frames()
         self._first = self._first_frame()
-        self._upright = _Upright(self._first)
+        self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
 
     def _claimed_frames(self, decoder: _Decoder) -> int | None:
@@ -609,7 +573,8 @@ def _with_next(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Video
         yield held, None
 
 
-def _check_range(vid_stride: int, start_s: float | None, end_s: float | None, max_frames: int | None) -> None:
+def check_range(vid_stride: int, start_s: float | None, end_s: float | None, max_frames: int | None) -> None:
+    """Raise a UsageError for an option of a source that is out of range."""
     wrong = (
         (vid_stride < 1, f"vid_stride is {vid_stride}; it must be 1 or more"),
         (start_s is not None and not 0 <= start_s < math.inf, f"start_s is {start_s}; it must be 0 or more"),

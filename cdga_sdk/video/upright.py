@@ -1,0 +1,60 @@
+"""Decoded frames as upright BGR arrays, ``(H, W, 3)`` uint8."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
+
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideDataContainer
+    from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
+
+__all__ = ["Upright"]
+
+
+class Upright:
+    """Turns decoded frames into upright BGR arrays by the stream's display matrix.
+
+    The matrix maps ``x' = a x + c y`` and ``y' = b x + d y`` (ISO/IEC 14496-12, 6.2.2); axis-aligned turns
+    and mirrors are applied, other angles snap to the nearest one. PyAV and FFmpeg's decoders leave it to us.
+    """
+
+    def __init__(self, frame: VideoFrame) -> None:
+        matrix = _display_matrix(frame)
+        a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+        self._transposed = abs(b) + abs(c) > abs(a) + abs(d)
+        self._flip_x, self._flip_y = (c < 0, b < 0) if self._transposed else (a < 0, d < 0)
+        self._converter = VideoReformatter()
+
+    @property
+    def clockwise_degrees(self) -> int:
+        """Turn that makes the stored frame upright: 0, 90, 180 or 270 (before a mirror along x, if any)."""
+        if self._transposed:
+            return 270 if self._flip_y else 90
+        return 180 if self._flip_y else 0
+
+    def shape_hw(self, frame: VideoFrame) -> tuple[int, int]:
+        """Size after the turn."""
+        return (frame.width, frame.height) if self._transposed else (frame.height, frame.width)
+
+    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """Convert to ``(H, W, 3)`` uint8 BGR with the frame's own matrix and range, then turn it."""
+        image = self._converter.reformat(frame, format="bgr24").to_ndarray()
+        if self._transposed:
+            image = image.transpose(1, 0, 2)
+        if self._flip_x:
+            image = image[:, ::-1]
+        if self._flip_y:
+            image = image[::-1]
+        return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def _display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
+    matrix = cast("SideDataContainer", frame.side_data).get(SideDataType.DISPLAYMATRIX)
+    if matrix is not None:
+        return np.frombuffer(bytes(matrix), dtype=np.int32)
+    return np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], dtype=np.int32)
