@@ -9,7 +9,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -29,6 +31,7 @@ __all__ = ["app", "main"]
 _SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
+_MAY_BE_LEFT = frozenset({"live-source", "read-ahead", "write-behind"})  # threads of cdga_sdk.video
 
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
@@ -446,7 +449,17 @@ def main() -> None:
     """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad image is told of in one line, and by us
-    sys.exit(run(sys.argv[1:]))
+    _leave(run(sys.argv[1:]))
+
+
+def _leave(exit_code: int) -> None:
+    """End the process; at once where a thread is left in native code, for it crashes when it comes back too late."""
+    if _MAY_BE_LEFT & {thread.name for thread in threading.enumerate()}:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def run(arguments: list[str]) -> int:

@@ -367,3 +367,15 @@ def test_without_torch_a_command_names_the_extra(words: list[str], tmp_path: Pat
     assert done.returncode == 2
     assert done.stderr == "error[E-EXTRA]: 'torch' is needed here; pip install 'cdga-sdk[train]'\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "ends_by_itself"), [("live-source", False), ("somebody else's", True)])
+def test_a_thread_left_in_native_code_cannot_crash_the_end(name: str, ends_by_itself: bool) -> None:
+    code = (
+        "import atexit, sys, threading, time; from cdga_sdk.cli import _leave;"
+        "atexit.register(print, 'at exit'); print('told');"
+        f"threading.Thread(target=time.sleep, args=(60,), name={name!r}, daemon=True).start(); _leave(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert done.stdout.splitlines() == ["told", *["at exit"] * ends_by_itself]
