@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cdga_sdk.result import SegResult
     from cdga_sdk.segmenter import Segmenter
     from cdga_sdk.video.label_stream import LabelFrame, read_labels
-    from cdga_sdk.video.pipeline import RunSummary, VideoOptions
+    from cdga_sdk.video.pipeline import VideoOptions
+    from cdga_sdk.video.run_folder import RunSummary
 
 __version__ = "0.1.0"
 

@@ -219,7 +219,8 @@ def segment(
     """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
     from cdga_sdk.segment_run import SegmentRequest, run_segment
     from cdga_sdk.segmenter import Segmenter
-    from cdga_sdk.video.pipeline import VideoOptions, parse_save
+    from cdga_sdk.video.pipeline import VideoOptions
+    from cdga_sdk.video.run_folder import parse_save
 
     if model is None:
         raise UsageError("no model given", fix="pass --model model.cdga; make one with: cdga export")

@@ -20,7 +20,8 @@ from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
-from cdga_sdk.video.pipeline import RunSummary, SaveWhat, VideoOptions, open_video, segment_video
+from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video
+from cdga_sdk.video.run_folder import RunSummary, SaveWhat
 
 __all__ = ["Segmenter"]
 

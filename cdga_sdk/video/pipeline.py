@@ -1,97 +1,27 @@
 """Source to outputs. Frames are decoded ahead on one thread, segmented on the caller's, and drawn and written behind on
 another; a few wait between them, and nothing grows with the length of the video. A live source reads on its own thread.
-
-The folder that a run fills::
-
-    overlay.mp4       frames with class colours over them (images: overlay/NAME.jpg)
-    masks/NAME.png    train ids at source size, 255 ignored
-    labels.nut        the same for a whole video, lossless, with its times; see `cdga_sdk.read_labels`
-    conf/NAME.png     confidence, 0 to 255
-    stats.jsonl       one line per frame
-    summary.json      totals, times, what was lost, and what made it
-
-An interrupted or failed run leaves ``overlay.partial.mp4`` (playable), ``labels.partial.nut`` (readable),
-``stats.partial.jsonl`` and a summary that says how far it came.
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal, Protocol, get_args
 
-import numpy as np
-
-from cdga_sdk.atomic import error_from_os, write_bytes, write_text
-from cdga_sdk.backends.choice import Candidate
-from cdga_sdk.errors import CdgaError, DegradedError, InputError, InterruptedRunError, UsageError
-from cdga_sdk.image import read_image_bgr, write_png
-from cdga_sdk.opencv import cv2
-from cdga_sdk.preprocess import UInt8Array
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
+from cdga_sdk.image import read_image_bgr
 from cdga_sdk.result import SegResult
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
+from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, SaveWhat, refuse_labels_of_images
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import Frame, VideoSource
 from cdga_sdk.video.stages import ReadAhead, WriteBehind
 
-__all__ = [
-    "RunSummary",
-    "SaveWhat",
-    "VideoOptions",
-    "live_source",
-    "open_video",
-    "parse_save",
-    "raise_if_degraded",
-    "refuse_labels_of_images",
-    "segment_images",
-    "segment_video",
-]
-
-SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
-STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
-
-
-class FrameSegmenter(Protocol):
-    """What the pipeline needs of a `Segmenter`."""
-
-    @property
-    def backend_name(self) -> str:
-        """Runtime, device and arithmetic."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """That arithmetic."""
-        ...
-
-    @property
-    def backend_choice(self) -> tuple[Candidate, ...]:
-        """Why it is this runtime."""
-        ...
-
-    @property
-    def model_id(self) -> str:
-        """Names the exact bundle."""
-        ...
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Class names."""
-        ...
-
-    def segment(
-        self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
-    ) -> SegResult:
-        """One frame."""
-        ...
-
+__all__ = ["VideoOptions", "live_source", "open_video", "segment_images", "segment_video"]
 
 OnFrame = Callable[[SegResult], None]
 
@@ -126,82 +56,6 @@ class VideoOptions:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
         check_live(self.live, self.reconnect_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """What ``summary.json`` holds.
-
-    Attributes:
-        status: ``done``, ``degraded`` (frames were lost or concealed), ``interrupted`` or ``failed``.
-        source: The file, folder or live source that was segmented, without its secrets.
-        folder: Where the outputs are.
-        frames: Frames segmented and written.
-        expected_frames: What the container announced, where it did.
-        wall_s: Seconds from the first frame to the last.
-        stage_ms_p50: Median milliseconds of each stage.
-        stage_ms_p95: 95th percentile of each stage.
-        mean_share: Mean share of the frame per class, 0 to 1.
-        mean_confidence: Mean over frames, 0 to 1.
-        lost: Counts of what the decoder lost or mended; ``lost_source`` is 1 where a live one was given up.
-        dropped_frames: Frames of a live source that came while another was segmented.
-        reconnects: How often a live source was lost and came back.
-        outputs: Files and folders written, relative to ``folder``.
-        backend: Runtime, device and arithmetic.
-        precision: That arithmetic.
-        backend_choice: Every runtime that was considered, in order, and why it was taken or not.
-        model: Names the exact bundle.
-        machine: Platform and Python version.
-    """
-
-    status: str
-    source: str
-    folder: str
-    frames: int
-    expected_frames: int | None = None
-    wall_s: float = 0.0
-    stage_ms_p50: dict[str, float] = field(default_factory=dict)
-    stage_ms_p95: dict[str, float] = field(default_factory=dict)
-    mean_share: dict[str, float] = field(default_factory=dict)
-    mean_confidence: float = 0.0
-    lost: dict[str, int] = field(default_factory=dict)
-    dropped_frames: int = 0
-    reconnects: int = 0
-    outputs: list[str] = field(default_factory=list)
-    backend: str = ""
-    precision: str = ""
-    backend_choice: tuple[Candidate, ...] = ()
-    model: str = ""
-    machine: str = ""
-
-    @property
-    def fps(self) -> float:
-        """Frames per second of the whole chain."""
-        return self.frames / self.wall_s if self.wall_s else 0.0
-
-    def line(self) -> str:
-        """The summary in one line."""
-        stages = " / ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms_p50.items())
-        counts = {"dropped": self.dropped_frames, "reconnects": self.reconnects}
-        live = "".join(f", {count} {name}" for name, count in counts.items() if count)
-        return (
-            f"{self.frames} frames{live} in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
-            f"{self.backend}) · {self.folder}"
-        )
-
-
-def parse_save(text: str) -> tuple[SaveWhat, ...]:
-    """``"video,masks"`` as a tuple.
-
-    Raises:
-        UsageError: A word that is not one of video, masks, labels, conf, json.
-    """
-    words = [w.strip() for w in text.split(",") if w.strip()]
-    allowed: tuple[SaveWhat, ...] = get_args(SaveWhat)
-    for word in words:
-        if word not in allowed:
-            raise UsageError(f"cannot save '{word}'", where="--save", fix=f"use any of {','.join(allowed)}")
-    return tuple(w for w in allowed if w in words)
 
 
 def open_video(
@@ -256,32 +110,13 @@ def segment_video(
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
-    with (
-        open_video(source, options) as frames,
-        _Outputs(folder, save, segmenter, _place(frames)) as outputs,
-    ):
+    with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
         outputs.live = frames if isinstance(frames, LiveSource) else None
         outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
         if "video" in save:
-            rate = frames.average_rate / options.vid_stride
-            sink = VideoSink(
-                video_path,
-                size_wh=frames.size_wh,
-                rate=rate,
-                time_base=frames.time_base,
-                crf=options.crf,
-                preset=options.preset,
-            )
-            outputs.attach(sink)
+            outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
-            outputs.attach_labels(
-                LabelSink(
-                    folder / "labels.nut",
-                    size_wh=frames.size_wh,
-                    rate=frames.average_rate / options.vid_stride,
-                    time_base=frames.time_base,
-                )
-            )
+            outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
 
         def write(made: _Made) -> None:
             name = f"{_stem(frames)}_{made.result.frame:06d}"
@@ -299,6 +134,22 @@ def segment_video(
         if not outputs.frames:
             raise _nothing_from(frames)
     return outputs.summary
+
+
+def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> VideoSink:
+    return VideoSink(
+        path,
+        size_wh=frames.size_wh,
+        rate=frames.average_rate / options.vid_stride,
+        time_base=frames.time_base,
+        crf=options.crf,
+        preset=options.preset,
+    )
+
+
+def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> LabelSink:
+    rate = frames.average_rate / options.vid_stride
+    return LabelSink(path, size_wh=frames.size_wh, rate=rate, time_base=frames.time_base)
 
 
 def segment_images(
@@ -320,7 +171,7 @@ def segment_images(
     """
     refuse_labels_of_images(save)
     first_error: InputError | None = None
-    with _Outputs(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
+    with RunFolder(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
         outputs.expected_frames = len(images)
         for index, (path, name) in enumerate(zip(images, _unique_stems(images), strict=True)):
             clock = time.perf_counter()
@@ -340,27 +191,6 @@ def segment_images(
     return outputs.summary
 
 
-def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
-    """A label stream is of a video.
-
-    Raises:
-        UsageError: ``save`` holds "labels".
-    """
-    if "labels" in save:
-        raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
-
-
-def raise_if_degraded(summary: RunSummary) -> None:
-    """Exit code 4 for a run that finished with losses.
-
-    Raises:
-        DegradedError: Frames were lost or concealed.
-    """
-    if summary.status == "degraded":
-        counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary.lost.items() if n)
-        raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
-
-
 @dataclass(frozen=True)
 class _Made:
     """A result on its way to the files: how long its frame took to decode, milliseconds, and the ticks it is at."""
@@ -368,202 +198,6 @@ class _Made:
     result: SegResult
     decode_ms: float
     pts: int
-
-
-class _Outputs:
-    """The files of one run; finalises them whatever happens."""
-
-    def __init__(self, folder: Path, save: Sequence[SaveWhat], segmenter: FrameSegmenter, source: str) -> None:
-        self.frames = 0
-        self.expected_frames: int | None = None
-        self.lost: dict[str, int] = {}
-        self.live: LiveSource | None = None
-        self.summary = RunSummary(
-            status="failed",
-            source=source,
-            folder=str(folder),
-            frames=0,
-            backend=segmenter.backend_name,
-            precision=segmenter.precision,
-            backend_choice=segmenter.backend_choice,
-            model=segmenter.model_id,
-            machine=f"{platform.platform()} python {platform.python_version()}",
-        )
-        self._folder = folder
-        self._save = save
-        self._names = segmenter.names
-        self._stack = ExitStack()
-        self._stats: IO[str] | None = None
-        self._sink: VideoSink | None = None
-        self._labels: LabelSink | None = None
-        self._times = {stage: _Percentiles() for stage in STAGES}
-        self._shares = np.zeros(len(self._names))
-        self._confidence = 0.0
-        self._started_s = 0.0
-
-    def __enter__(self) -> _Outputs:
-        with _named_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        if "json" in self._save:
-            self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
-        self._started_s = time.perf_counter()
-        return self
-
-    def attach(self, sink: VideoSink) -> None:
-        """Take over a video sink: opened here, closed with the run."""
-        self._sink = self._stack.enter_context(sink)
-
-    def attach_labels(self, sink: LabelSink) -> None:
-        """The same for a label sink."""
-        self._labels = self._stack.enter_context(sink)
-
-    def abandon(self) -> None:
-        """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
-        self._stack.pop_all()
-
-    def write(self, result: SegResult, name: str, decode_ms: float, alpha: float, *, pts: int | None = None) -> None:
-        """Write everything asked for of one frame, and count it."""
-        clock = time.perf_counter()
-        if self._sink is not None and pts is not None:
-            self._sink.write(result.plot(alpha), pts)
-        elif "video" in self._save:
-            _write_jpeg(self._folder / "overlay" / f"{name}.jpg", result.plot(alpha))
-        if self._labels is not None and pts is not None:
-            self._labels.write(result.mask, pts)
-        if "masks" in self._save:
-            write_png(self._folder / "masks" / f"{name}.png", result.mask)
-        if "conf" in self._save:
-            write_png(self._folder / "conf" / f"{name}.png", result.confidence)
-        shares = result.shares()
-        write_ms = 1e3 * (time.perf_counter() - clock)
-        times_ms = {"decode": decode_ms, **result.speed_ms, "write": write_ms}
-        self._count(result, shares, times_ms)
-        self._write_line(
-            {
-                "source": result.source,
-                "frame": result.frame,
-                "time_s": result.time_s,
-                "share": {k: round(v, 5) for k, v in shares.items()},
-                "mean_confidence": round(result.mean_confidence, 4),
-                "ms": {k: round(v, 2) for k, v in times_ms.items()},
-            }
-        )
-
-    def lose(self, path: Path, error: InputError) -> None:
-        """Count an input that could not be read, and say why in stats.jsonl."""
-        self.lost["unreadable_images"] = self.lost.get("unreadable_images", 0) + 1
-        self._write_line({"source": str(path), "error": error.what})
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        wall_s = time.perf_counter() - self._started_s
-        status = "degraded" if any(self.lost.values()) else "done"
-        try:
-            self._stack.__exit__(kind, error, None)
-        except BaseException:
-            status = "failed"
-            raise
-        finally:
-            if kind is not None:
-                stopped = issubclass(kind, InterruptedRunError) or not issubclass(kind, Exception)
-                status = "interrupted" if stopped else "failed"
-            self._finish(status, wall_s)
-            if not self.frames:
-                self._leave_nothing()
-
-    def _leave_nothing(self) -> None:
-        """Take away what a run without a single frame has made: its folder too, unless something else is in it."""
-        (self._folder / "stats.partial.jsonl").unlink(missing_ok=True)
-        with suppress(OSError):
-            self._folder.rmdir()
-
-    def _count(self, result: SegResult, shares: dict[str, float], times_ms: dict[str, float]) -> None:
-        self.frames += 1
-        for stage, ms in times_ms.items():
-            self._times[stage].add(ms)
-        for name, share in shares.items():
-            self._shares[self._names.index(name)] += share
-        self._confidence += result.mean_confidence
-
-    def _write_line(self, record: dict[str, object]) -> None:
-        if self._stats is not None:
-            with _named_errors(self._folder / "stats.jsonl"):
-                self._stats.write(json.dumps(record) + "\n")
-
-    def _finish(self, status: str, wall_s: float) -> None:
-        count = max(self.frames, 1)
-        summary = replace(
-            self.summary,
-            status=status,
-            frames=self.frames,
-            expected_frames=self.expected_frames,
-            wall_s=wall_s,
-            stage_ms_p50={s: round(t.at(0.50), 2) for s, t in self._times.items()},
-            stage_ms_p95={s: round(t.at(0.95), 2) for s, t in self._times.items()},
-            mean_share={n: round(float(s / count), 5) for n, s in zip(self._names, self._shares, strict=True)},
-            mean_confidence=round(self._confidence / count, 4),
-            lost=self.lost,
-            dropped_frames=self.live.dropped_frames if self.live else 0,
-            reconnects=self.live.reconnects if self.live else 0,
-            outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),
-        )
-        self.summary = summary
-        if "json" in self._save and self.frames:
-            record = {**asdict(summary), "fps": round(summary.fps, 2)}
-            write_text(self._folder / "summary.json", json.dumps(record, indent=1) + "\n")
-
-
-class _Percentiles:
-    """Percentiles of positive milliseconds in constant memory: a histogram with bins 2 % wide."""
-
-    _STEP = np.log(1.02)
-    _LOWEST_MS = 1e-3
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(1200, np.int64)  # up to 1e-3 * 1.02**1200 ms, five months
-
-    def add(self, ms: float) -> None:
-        """Count one value."""
-        position = int(np.log(max(ms, self._LOWEST_MS) / self._LOWEST_MS) / self._STEP)
-        self._counts[min(position, self._counts.size - 1)] += 1
-
-    def at(self, share: float) -> float:
-        """The value below which ``share`` of the counted values lie; 0 where nothing was counted."""
-        total = int(self._counts.sum())
-        if not total:
-            return 0.0
-        position = int(np.searchsorted(np.cumsum(self._counts), share * total))
-        return float(self._LOWEST_MS * np.exp((position + 0.5) * self._STEP))
-
-
-@contextmanager
-def _partial_text(path: Path) -> Iterator[IO[str]]:
-    """A text file under ``NAME.partial.EXT`` until the block ends well."""
-    partial = path.with_suffix(f".partial{path.suffix}")
-    with _named_errors(path):
-        stream = partial.open("w", encoding="utf-8")
-    try:
-        yield stream
-    except BaseException:
-        with suppress(OSError):  # the error that is on its way matters more
-            stream.close()
-        raise
-    with _named_errors(path):
-        stream.close()
-        partial.replace(path)
-
-
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise error_from_os(error, path) from error
-
-
-def _write_jpeg(path: Path, image_bgr: UInt8Array) -> None:
-    done, data = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    assert done, f"JPEG encoder refused an array of shape {image_bgr.shape}"
-    write_bytes(path, data.tobytes(), durable=False)
 
 
 def _unique_stems(paths: Iterable[Path]) -> list[str]:

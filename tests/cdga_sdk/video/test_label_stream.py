@@ -26,7 +26,8 @@ from cdga_sdk.preprocess import resize_label
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.label_stream import LabelSink
-from cdga_sdk.video.pipeline import RunSummary, VideoOptions, segment_images, segment_video
+from cdga_sdk.video.pipeline import VideoOptions, segment_images, segment_video
+from cdga_sdk.video.run_folder import RunSummary
 from cdga_sdk.video.source import VideoSource
 
 Clip = Callable[..., Path]

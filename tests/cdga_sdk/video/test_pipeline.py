@@ -20,16 +20,8 @@ from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
-from cdga_sdk.video.pipeline import (
-    RunSummary,
-    SaveWhat,
-    VideoOptions,
-    _Percentiles,
-    parse_save,
-    raise_if_degraded,
-    segment_images,
-    segment_video,
-)
+from cdga_sdk.video.pipeline import VideoOptions, segment_images, segment_video
+from cdga_sdk.video.run_folder import Percentiles, RunSummary, SaveWhat, parse_save, raise_if_degraded
 from cdga_sdk.video.sink import probe
 from cdga_sdk.video.source import VideoSource
 
@@ -333,7 +325,7 @@ def test_alpha_is_a_share(alpha: float) -> None:
 
 
 def test_percentiles_are_within_two_percent() -> None:
-    times = _Percentiles()
+    times = Percentiles()
     assert times.at(0.5) == 0
     values = np.random.default_rng(0).lognormal(1, 1, 5000)
     for value in values:

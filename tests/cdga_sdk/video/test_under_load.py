@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
-from cdga_sdk.video.pipeline import RunSummary, VideoOptions, segment_video
+from cdga_sdk.video.pipeline import VideoOptions, segment_video
+from cdga_sdk.video.run_folder import RunSummary
 from cdga_sdk.video.sink import VideoSink, probe
 from cdga_sdk.video.source import Frame, VideoSource
 
