@@ -1,0 +1,146 @@
+"""The tables of docs/performance.md, made again from the committed JSON of `benchmarks/results`.
+
+    python -m benchmarks.performance
+
+Each table lies in the page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds the page to its JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cdga_sdk.atomic import write_text
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs/performance.md"
+RESULTS: Final = ROOT / "benchmarks/results"
+OURS: Final = "cdga"
+BEFORE: Final = "naive"
+_TABLE: Final = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# What naive's script and this project call the same work.
+_STAGES: Final = {
+    "decode": ("decode",),
+    "resize, normalise": ("preprocess",),
+    "network": ("inference",),
+    "logits to class map": ("postprocess",),
+    "overlay, encode": ("overlay", "encode", "write"),
+}
+
+
+def main() -> None:
+    """Write the page anew."""
+    write_text(PAGE, rendered(PAGE.read_text(encoding="utf-8")))
+
+
+def rendered(page: str) -> str:
+    """The page with every table made from its JSON."""
+    return _TABLE.sub(lambda found: f"{found[1]}\n{_TABLES[found[2]]()}\n\n{found[3]}", page)
+
+
+def _results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    alignment = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, alignment, *rows))
+
+
+def ratio(record: Mapping[str, float]) -> str:
+    """A paired ratio with its interval."""
+    digits = 2 if record["median"] < 10 else 1
+    return f"{record['median']:.{digits}f} [{record['low']:.{digits}f}, {record['high']:.{digits}f}]"
+
+
+def _peers(scope: str) -> str:
+    rows: list[tuple[str, ...]] = []
+    for one in _results("peers")["questions"]:
+        of_scope = one["scopes"][scope]
+        for name, row in of_scope["peers"].items():
+            rows.append(
+                (
+                    f"{one['network']}, {Path(one['clip']).stem}",
+                    name,
+                    f"{row['median_ms']:.1f}",
+                    f"{row['cpu_ms']:.1f}",
+                    f"{row['frames_per_s']:.1f}",
+                    ratio(row["time_of_cdga"]) if row["is_resolved"] or name == OURS else "not resolved",
+                    f"{100 * one['agreement'][name]:.2f}",
+                )
+            )
+    header = ("network, frames", "variant", "ms", "CPU ms", "frames/s", "time of cdga [95 %]", "naive's labels, %")
+    return _table(header, rows)
+
+
+def _stages() -> str:
+    rows: list[tuple[str, ...]] = []
+    for one in _results("peers")["questions"]:
+        peers = one["scopes"]["file"]["peers"]
+        case = f"{one['network']}, {Path(one['clip']).stem}"
+        for title, names in _STAGES.items():
+            before, after = (_sum(peers[variant]["stages_ms"], names) for variant in (BEFORE, OURS))
+            rows.append((case, title, f"{before:.1f}", f"{after:.1f}"))
+        whole = (f"{peers[variant]['median_ms']:.1f}" for variant in (BEFORE, OURS))
+        rows.append((case, "**file, a frame**", *whole))
+    return _table(("network, frames", "stage", "naive, ms", "cdga, ms"), rows)
+
+
+def _sum(stages_ms: Mapping[str, float], names: Sequence[str]) -> float:
+    return sum(stages_ms.get(name, 0.0) for name in names)
+
+
+def _tail() -> str:
+    report = _results("tail")
+    rows: list[tuple[str, ...]] = []
+    for question in ("labels", "labels and confidence", "labels of noise"):
+        record = report[question]
+        for name, ms in record["ms_per_frame"].items():
+            rows.append((question, name, f"{ms:.2f}", ratio(record["of_cdga"][name])))
+    return _table(("from logits to", "by", "ms", "time of cdga [95 %]"), rows)
+
+
+def _encoder() -> str:
+    rows: list[tuple[str, ...]] = []
+    for size, record in _results("encoder")["sizes"].items():
+        for preset, bytes_per_frame in record["bytes_per_frame"].items():
+            rows.append(
+                (
+                    size,
+                    preset,
+                    f"{record['cpu_ms_per_frame'][preset]:.1f}",
+                    ratio(record["cpu_of_veryfast"][preset]),
+                    f"{bytes_per_frame / 1e3:.1f}",
+                    f"{record['psnr_db'][preset]:.1f}",
+                )
+            )
+    return _table(("frames", "preset", "CPU ms", "CPU time of veryfast [95 %]", "kB a frame", "PSNR, dB"), rows)
+
+
+def _label_stream() -> str:
+    report = _results("label_stream")
+    rows: list[tuple[str, ...]] = []
+    for question in ("written", "read"):
+        record = report[question]
+        for name, ms in record["cpu_ms_per_frame"].items():
+            size = report["bytes_per_frame"][name]
+            rows.append((question, name, f"{ms:.2f}", ratio(record["cpu_of_stream"][name]), str(size)))
+    return _table(("label maps", "as", "CPU ms a frame", "CPU time of the stream [95 %]", "bytes a frame"), rows)
+
+
+_TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "peers-file": lambda: _peers("file"),
+    "peers-frame": lambda: _peers("frame"),
+    "stages": _stages,
+    "tail": _tail,
+    "encoder": _encoder,
+    "label-stream": _label_stream,
+}
+
+
+if __name__ == "__main__":
+    main()
