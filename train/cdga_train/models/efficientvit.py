@@ -3,7 +3,8 @@
 Source: Cai et al., "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction", ICCV 2023
 (arXiv 2205.14756). The backbone is timm's; the head is built from the paper and the shapes of the published weights.
 
-Legend: B batch, C channels, H and W the height and width of the tensor at hand.
+Legend: B batch, C channels, H and W the height and width of the tensor at hand; G heads of attention, D channels of
+each, T those of query, key and value together, P pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +22,7 @@ from cdga_train.models.published import PublishedNames
 
 try:
     import timm
-    from timm.models.efficientvit_mit import ConvNormAct, LiteMLA, MBConv, ResidualBlock
+    from timm.models.efficientvit_mit import ConvNormAct, EfficientVitBlock, LiteMLA, MBConv, ResidualBlock
 except ImportError as error:
     raise MissingExtraError("timm", "train") from error
 
@@ -49,6 +51,47 @@ PUBLISHED: Final = PublishedNames(
         (r"head\.output_ops\.0\.op_list\.1\.conv\.", "head.classify."),
     ),
 )
+
+
+class _LinearAttention(nn.Module):
+    """Section 3.1 of the paper by timm's layers, with channels before pixels throughout.
+
+    timm computes each pixel's row, q (kᵀ v); this is its transpose, (v kᵀ) q, for which nothing need be transposed. The
+    heads of one scale know nothing of the other's, so only what comes out is joined. On CPUs both cost time.
+
+    Args:
+        attention: Its layers are taken over, under their names.
+    """
+
+    def __init__(self, attention: LiteMLA) -> None:
+        super().__init__()
+        self.qkv = attention.qkv
+        self.aggreg = attention.aggreg
+        self.proj = attention.proj
+        self.dim: int = attention.dim
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """For every pixel the mean of all values, weighted by how its query meets their keys; (B, C, H, W)."""
+        qkv_BCHW = self.qkv(x_BCHW)
+        scales = [qkv_BCHW, *(aggregate(qkv_BCHW) for aggregate in self.aggreg)]
+        out_BCHW: Tensor = self.proj(torch.cat([self._attend(scale_BCHW) for scale_BCHW in scales], dim=1))
+        return out_BCHW
+
+    def _attend(self, qkv_BCHW: Tensor) -> Tensor:
+        batch, _, height, width = qkv_BCHW.shape
+        qkv_BGTP = qkv_BCHW.reshape(batch, -1, 3 * self.dim, height * width)
+        q_BGDP, k_BGDP, v_BGDP = torch.split(qkv_BGTP, self.dim, dim=2)
+        with torch.autocast(qkv_BCHW.device.type, enabled=False):  # sums over all pixels pass the largest float16
+            mean_BGDP = _weighted_mean(q_BGDP.relu().float(), k_BGDP.relu().float(), v_BGDP.float())
+        return mean_BGDP.to(qkv_BCHW.dtype).reshape(batch, -1, height, width)
+
+
+def _weighted_mean(q_BGDP: Tensor, k_BGDP: Tensor, v_BGDP: Tensor) -> Tensor:
+    """sum_j (k_j . q_i) v_j / sum_j (k_j . q_i) for every pixel i of P, of the same shape."""
+    # One product for both sums: TensorRT for RTX 1.7 fails, or crashes, on a product of a single row.
+    of_values_BGDD, of_ones_BG1D = v_BGDP @ k_BGDP.transpose(-1, -2), k_BGDP.sum(-1).unsqueeze(-2)
+    sums_BGDP = torch.cat([of_values_BGDD, of_ones_BG1D], dim=-2) @ q_BGDP
+    return sums_BGDP[..., :-1, :] / (sums_BGDP[..., -1:, :] + ATTENTION_EPS)
 
 
 class _SegHead(nn.Module):
@@ -90,7 +133,9 @@ class EfficientViTSeg(SegmentationNetwork):
 
     def __init__(self, num_classes: int = 19) -> None:
         backbone = timm.create_model("efficientvit_b0", pretrained=False, features_only=True, out_indices=(1, 2, 3))
-        for module in backbone.modules():
-            if isinstance(module, LiteMLA):
-                module.eps = ATTENTION_EPS
+        for module in list(backbone.modules()):
+            if isinstance(module, EfficientVitBlock):
+                attention = module.context_module.main
+                assert isinstance(attention, LiteMLA), type(attention)
+                module.context_module.main = _LinearAttention(attention)
         super().__init__(backbone, _SegHead(num_classes), num_classes)
