@@ -122,13 +122,20 @@ class _Upsample(nn.Module):
         """(B, C, factor H, factor W) float32."""
         factor, crop = self.factor, 7 * self.factor // 2
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            padded_BCHW = F.pad(x_BCHW.float(), (2, 2, 2, 2), mode="replicate")
+            padded_BCHW = _with_border(x_BCHW.float())
             tall_BCHW = F.conv_transpose2d(
                 padded_BCHW, self.response_C1K1, stride=(factor, 1), padding=(crop, 0), groups=self.channels
             )
             return F.conv_transpose2d(
                 tall_BCHW, self.response_C1K1.mT, stride=(1, factor), padding=(0, crop), groups=self.channels
             )
+
+
+def _with_border(x_BCHW: Tensor) -> Tensor:
+    """The outermost rows and columns twice more on each side: (B, C, H + 4, W + 4)."""
+    # F.pad(mode="replicate") does this too; torch.compile of torch 2.11 fails on its gradient in channels_last.
+    tall_BCHW = torch.cat([*[x_BCHW[:, :, :1]] * 2, x_BCHW, *[x_BCHW[:, :, -1:]] * 2], dim=2)
+    return torch.cat([*[tall_BCHW[..., :1]] * 2, tall_BCHW, *[tall_BCHW[..., -1:]] * 2], dim=3)
 
 
 class _SegHead(nn.Module):
