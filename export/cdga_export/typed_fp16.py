@@ -46,7 +46,7 @@ _HALF_OPS: Final = frozenset(
 _POINTWISE: Final = frozenset({"Clip", "HardSigmoid", "HardSwish", "Relu"})
 # Nodes bear the names of the modules that they came from.
 _NETWORK: Final = "/network/"
-_FP32_SCOPES: Final = ("/context_module/",)
+_FP32_SCOPES: Final = ("/context_module/", "/upsample_")
 MAX_AMPLIFICATION: Final = 2.0
 """Convolutions that make rounding errors larger than this are treated apart."""
 

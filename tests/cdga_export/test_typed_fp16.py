@@ -116,6 +116,20 @@ def test_what_is_half_and_what_is_not(fp32: onnx.ModelProto) -> None:
     assert half.metadata_props == fp32.metadata_props
 
 
+def test_attention_and_upsampling_stay_in_float32() -> None:
+    torch.manual_seed(3)
+    model = onnx_of(onnx_from_fused(calibrated(NETWORKS["efficientvit_b0"].build(19), JUDGED), MANIFEST))
+    half = typed_fp16(model, channel_statistics(model, SEEN))
+    inside = [n for n in half.graph.node if ("/context_module/main/" in n.name or "/upsample_" in n.name)]
+    inside = [n for n in inside if n.op_type not in {"Conv", "Cast"}]
+    assert {"MatMul", "Div", "ConvTranspose", "Concat"} <= {n.op_type for n in inside}
+    kind = {
+        v.name: v.type.tensor_type.elem_type
+        for v in onnx.shape_inference.infer_shapes(half, strict_mode=True).graph.value_info
+    }
+    assert TensorProto.FLOAT16 not in {kind[name] for node in inside for name in node.output}
+
+
 def test_the_float32_graph_is_left_alone(fp32: onnx.ModelProto) -> None:
     before = fp32.SerializeToString(deterministic=True)
     statistics = channel_statistics(fp32, SEEN)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from cdga_sdk.errors import ModelError
 from cdga_sdk.labels import CAMVID_TO_TRAIN_ID, CLASS_SETS, IGNORE, lookup_table
 from cdga_sdk.opencv import cv2
-from cdga_train.models.efficientvit import ATTENTION_EPS, EfficientViTSeg
+from cdga_train.models.efficientvit import ATTENTION_EPS, EfficientViTSeg, _LinearAttention, _Upsample
 from cdga_train.models.registry import NETWORKS
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -52,7 +53,7 @@ def published() -> dict[str, Tensor]:
 
 
 def attention_of(network: EfficientViTSeg) -> nn.Module:
-    return next(module for module in network.modules() if isinstance(module, LiteMLA))
+    return next(module for module in network.modules() if isinstance(module, _LinearAttention))
 
 
 # ---------------------------------------------------------------- the network (its contract: test_registry.py)
@@ -124,6 +125,34 @@ def test_attention_agrees_with_float64(network: EfficientViTSeg, scale: float) -
         torch.testing.assert_close(attention(x_BCHW).double(), wanted_BCHW, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("stage", ["stages_2", "stages_3"])
+def test_attention_is_timms_with_its_weights_and_gradients(network: EfficientViTSeg, stage: str) -> None:
+    attention = network.get_submodule(f"backbone.{stage}.blocks.1.context_module.main")
+    width: int = attention.proj.conv.out_channels  # type: ignore[union-attr,assignment]
+    theirs = LiteMLA(width, width, dim=16, eps=ATTENTION_EPS, norm_layer=(None, nn.BatchNorm2d)).eval()
+    theirs.load_state_dict(attention.state_dict(), strict=True)
+    seen_BCHW, own_BCHW = (torch.randn(2, width, 6, 8).requires_grad_() for _ in range(2))
+    own_BCHW.data.copy_(seen_BCHW.data)
+    wanted_BCHW, found_BCHW = theirs(seen_BCHW), attention(own_BCHW)
+    torch.testing.assert_close(found_BCHW, wanted_BCHW, rtol=1e-4, atol=1e-5)
+    towards_BCHW = torch.randn_like(wanted_BCHW)
+    for out_BCHW in (wanted_BCHW, found_BCHW):
+        out_BCHW.backward(towards_BCHW)
+    torch.testing.assert_close(own_BCHW.grad, seen_BCHW.grad, rtol=1e-3, atol=1e-4)
+    for (name, own), (same, their) in zip(attention.named_parameters(), theirs.named_parameters(), strict=True):
+        assert name == same
+        torch.testing.assert_close(own.grad, their.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding:UserWarning")
+def test_no_activation_is_transposed_but_for_a_product(network: EfficientViTSeg, tmp_path: Path) -> None:
+    torch.onnx.export(network, (torch.zeros(1, 3, 64, 96),), tmp_path / "n.onnx", dynamo=False, opset_version=18)
+    nodes = list(onnx.load_model(tmp_path / "n.onnx").graph.node)
+    transposed = [node.output[0] for node in nodes if node.op_type == "Transpose"]
+    users = [node.op_type for node in nodes for name in node.input if name in transposed]
+    assert users == ["MatMul"] * 8  # two scales in each of four blocks; runtimes take the order into the product
+
+
 def test_epsilon_does_not_bend_the_attention(network: EfficientViTSeg) -> None:
     attention = attention_of(network)
     x_BCHW = torch.randn(2, 64, 6, 8)
@@ -157,6 +186,32 @@ def test_epsilon_survives_half_precision_and_the_exporters() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         assert (torch.zeros((), dtype=dtype) + ATTENTION_EPS) > 0
     assert ATTENTION_EPS > 1e-8  # an exporter drops an addend closer to zero than this
+
+
+# ---------------------------------------------------------------- upsampling
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("size_hw", [(1, 1), (2, 3), (11, 15)])
+def test_upsampling_is_bicubic_with_its_gradient(factor: int, size_hw: tuple[int, int]) -> None:
+    seen_BCHW, own_BCHW = (torch.zeros(2, 5, *size_hw, requires_grad=True) for _ in range(2))
+    seen_BCHW.data.normal_()
+    own_BCHW.data.copy_(seen_BCHW.data)
+    wanted_BCHW = F.interpolate(seen_BCHW, scale_factor=float(factor), mode="bicubic", align_corners=False)
+    found_BCHW = _Upsample(5, factor)(own_BCHW)
+    torch.testing.assert_close(found_BCHW, wanted_BCHW, rtol=1e-5, atol=1e-5)
+    towards_BCHW = torch.randn_like(wanted_BCHW)
+    for out_BCHW in (wanted_BCHW, found_BCHW):
+        out_BCHW.backward(towards_BCHW)
+    torch.testing.assert_close(own_BCHW.grad, seen_BCHW.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_upsampling_stays_in_float32_and_out_of_the_state(network: EfficientViTSeg) -> None:
+    x_BCHW = torch.randn(1, 5, 3, 4).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed_BCHW = _Upsample(5, 4)(x_BCHW)
+    torch.testing.assert_close(mixed_BCHW, _Upsample(5, 4)(x_BCHW.float()), rtol=0, atol=0)
+    assert not any("upsample" in name for name in network.state_dict())
 
 
 # ---------------------------------------------------------------- published weights
