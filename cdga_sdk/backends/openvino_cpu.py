@@ -7,7 +7,7 @@ docs/decisions/0013-exact-tail.md
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -56,9 +56,11 @@ class OpenVinoBackend:
         ModelError: The graph cannot be loaded.
     """
 
+    _hint: ClassVar[str] = "f32"
+
     def __init__(self, model_bytes: bytes, *, threads: int | None = None, precision: str = "fp32") -> None:
         core = openvino.Core()
-        properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
