@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         state = load_checkpoint(place)
         facts: Record = {"model": state.config.model, "weights": f"CamVid, {state.iteration} iterations"}
         rows += rows_of(partial(export_checkpoint, place), data, facts, options.rounds)
-    command = ["--weights", options.weights.name, "--camvid", "PATH", "--json", "PATH"]
+    command = ["--weights", options.weights.name, "--camvid", "PATH", "--rounds", str(options.rounds)]
     command[2:2] = [word for place in options.checkpoint for word in ("--checkpoint", place.name)]
     report: Record = {
         "what": "CamVid val, common 11 classes; agreement in shares, mIoU in percent, time over fp32's in pairs",
