@@ -115,7 +115,7 @@ def test_weights_have_eight_bits(fp32: onnx.ModelProto) -> None:
 
 def test_the_first_stay_and_every_frame_judges(fine_at_first: onnx.ModelProto) -> None:
     names = [conv.name for conv in convolutions(fine_at_first)]
-    everything = halved(fine_at_first, SEEN, "bfloat16", min_agreement=0.0)
+    everything = halved(fine_at_first, SEEN, "bfloat16", min_agreement=-1.0)  # no loss is too much
     assert bfloat16_convolutions(everything.model) == names[:-1]
     assert agreement(with_rounding(everything.model), fine_at_first) < 0.9
     found = halved(fine_at_first, SEEN, "bfloat16", min_agreement=0.9)
