@@ -4,7 +4,7 @@
 
     manifest.json   what goes in, what comes out, where it came from (`Manifest`)
     model.onnx      uint8 RGB frame in, uint8 class map and uint8 confidence out
-    model.fp16.onnx, model.int8.onnx, model.int8-trt.onnx
+    model.fp16.onnx, model.bf16.onnx, model.int8.onnx, model.int8-trt.onnx
                     the same in other precisions, where they were asked for and passed their gate
     model.extra.onnx
                     where it was asked for: the float32 network with logits or features, or of any size
@@ -62,9 +62,10 @@ _MASK: Final = ".mask.png"
 CARD: Final = "CARD.md"
 SUMS: Final = "SHA256SUMS"
 
-Precision = Literal["fp32", "fp16", "int8", "int8-trt"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-trt"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
-"""fp16: convolutions in float16, for GPUs. int8: 8-bit convolutions for CPUs. int8-trt: the same, as TensorRT wants."""
+"""fp16: convolutions in float16, for GPUs. bf16: in bfloat16, for CPUs that have it. int8: in 8 bits, for CPUs.
+int8-trt: the same, as TensorRT wants."""
 
 MASK_RULE: Final = "argmax over classes of the logits upsampled bilinearly (half-pixel centres) to the input size"
 CONFIDENCE_RULE: Final = "softmax probability of that class, of the same upsampled logits, times 255, rounded"

@@ -53,9 +53,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no sum
 BackendName = Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ExportedPrecisions = Annotated[
-    list[str] | None, typer.Option(help="Beside fp32, some of fp16,int8,int8-trt; each must pass its gate.")
+    list[str] | None, typer.Option(help="Beside fp32, some of fp16,bf16,int8,int8-trt; each must pass its gate.")
 ]
-Calib = Annotated[str | None, typer.Option(help="Frames to set fp16 and int8 by; by default others of --golden.")]
+GraphPrecision = Annotated[
+    str,
+    typer.Option(
+        help="Which graph of a bundle: fp32, fp16, bf16, int8, int8-trt; auto: bf16 if it runs here, or fp32."
+    ),
+]
+Calib = Annotated[str | None, typer.Option(help="Frames to set fp16, bf16 and int8 by; by default others of --golden.")]
 Score = Annotated[
     str | None, typer.Option(help="Labelled data; a precision that loses 0.3 mIoU on its val is refused.")
 ]
@@ -204,7 +210,7 @@ def segment(
     classes: Annotated[str | None, typer.Option(help="Keep these only, e.g. road,car or 0,13.")] = None,
     backend: BackendName = "auto",
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
+    precision: GraphPrecision = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
     on_incompatible: OnIncompatible = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
@@ -261,7 +267,7 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="deployed (as a bundle works) or published (as papers state it; checkpoints only).")
     ] = "deployed",
-    precision: Annotated[str, typer.Option(help="Which graph of a bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
+    precision: GraphPrecision = "fp32",
     on_incompatible: OnIncompatible = "rebuild",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
@@ -294,7 +300,7 @@ def evaluate(
 @app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="A bundle.")],
-    precision: Annotated[str, typer.Option(help="Which graph of the bundle: fp32, fp16, int8 or int8-trt.")] = "fp32",
+    precision: GraphPrecision = "fp32",
     backend: BackendName = "auto",
     device: Device = "auto",
     on_incompatible: OnIncompatible = "rebuild",

@@ -10,12 +10,13 @@ from typing import Self, overload
 
 import numpy as np
 
-from cdga_sdk.backends.choice import Candidate, choose_backend
+from cdga_sdk.backends.choice import Candidate
 from cdga_sdk.bundle import Bundle, Manifest
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.opencv import cv2
+from cdga_sdk.precision import open_precision
 from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
@@ -35,7 +36,8 @@ class Segmenter:
 
     Args:
         model: The bundle's folder.
-        precision: Which of the bundle's graphs to run, e.g. ``fp16``; fp32 by default.
+        precision: Which of the bundle's graphs to run, e.g. ``fp16``; fp32 by default. ``auto`` takes bf16 where the
+            bundle has it and float32 would run in OpenVINO on a CPU that computes it, else fp32. `backend_name` tells.
         backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; by default all that this process may use.
@@ -68,15 +70,15 @@ class Segmenter:
         self.bundle = Bundle.open(model)
         self._conf = conf
         self._kept = _kept_table(classes, self.bundle.manifest.names)
-        choice = choose_backend(
-            self.bundle.graph(precision),
-            precision=precision,
+        self._opened = open_precision(
+            self.bundle,
+            precision,
             backend=backend,
             device=device,
             threads=threads,
             on_incompatible=on_incompatible,
         )
-        self._backend, self._walk = choice.backend, choice.walk
+        self._backend = self._opened.choice.backend
         self._closed = False
 
     @property
@@ -101,13 +103,13 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """Arithmetic in use, the last word of `backend_name`."""
-        return self._backend.name.rpartition(" ")[2]
+        """Of the graph in use, which with ``auto`` is not what was asked for."""
+        return self._opened.precision
 
     @property
     def backend_choice(self) -> tuple[Candidate, ...]:
         """Every runtime that was considered, in order, and why it was taken or not."""
-        return self._walk
+        return self._opened.choice.walk
 
     @property
     def model_id(self) -> str:

@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import GateError
+from cdga_sdk.precision import open_precision
 
 __all__ = ["Verification", "gate_of", "refuse_below_gate", "verify"]
 
@@ -59,9 +59,8 @@ def verify(
         CdgaError: As `cdga_sdk.Segmenter` does.
     """
     bundle = Bundle.open(model)
-    runtime = open_backend(
-        bundle.graph(precision), precision=precision, backend=backend, device=device, on_incompatible=on_incompatible
-    )
+    opened = open_precision(bundle, precision, backend=backend, device=device, on_incompatible=on_incompatible)
+    runtime = opened.choice.backend
     agreement, times_ms = {}, []
     frames = bundle.golden_frames()
     try:
@@ -78,7 +77,7 @@ def verify(
         model=str(bundle.path),
         backend=runtime.name,
         agreement=agreement,
-        min_agreement=gate_of(bundle, precision),
+        min_agreement=gate_of(bundle, opened.precision),
         latency_ms=round(median(times_ms), 3),
         slowest_ms=round(max(times_ms), 3),
     )

@@ -125,6 +125,22 @@ def precision_cells(row: dict[str, Any]) -> list[str]:
     return [*begin, share, f"{100 * row['worst_frame_agreement']:.2f}", *mious, f"{row['size_bytes'] / 1e6:.1f}", time]
 
 
+def test_the_bf16_record_s_table_is_the_json() -> None:
+    record = (ROOT / "docs/decisions/0015-bf16.md").read_text(encoding="utf-8")
+    header = "| network | input | way | worst golden frame, % | mIoU, % | time of fp32's |"
+    rows = [row for row in results("bf16.json")["rows"] if row["way"] != "fp32 again"]
+    assert [row.strip("| ") for row in rows_below(header, record)] == [" | ".join(bf16_cells(row)) for row in rows]
+
+
+def bf16_cells(row: dict[str, Any]) -> list[str]:
+    height, width = row["imgsz_hw"]
+    begin = [row["model"], f"{width}x{height}", row["way"]]
+    if "refused" in row:
+        return [*begin, "refused", "-", "-"]
+    time = row["time_of_fp32"]["threads_1"]["median"]
+    return [*begin, f"{100 * row['worst_frame_agreement']:.2f}", f"{row['miou']:.2f}", f"{time:.2f}"]
+
+
 def test_the_gates_are_the_code_s() -> None:
     rows = [row.strip("| ").split(" | ") for row in rows_below("| precision | made for | gate, % |", DEPLOYMENT)]
     assert {precision: float(gate) for precision, _, gate in rows} == {p: 100 * g for p, g in MIN_AGREEMENT.items()}

@@ -19,7 +19,7 @@ class Backend(Protocol):
     """Runs a bundle's graph.
 
     Attributes:
-        name: Runtime, device and arithmetic, three words for people: ``"onnxruntime cpu fp32"``.
+        name: Runtime, device and arithmetic, for people: ``"onnxruntime cpu fp32"``.
     """
 
     name: str

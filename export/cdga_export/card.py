@@ -49,7 +49,8 @@ Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".jo
 ## Proof
 
 Pixels that have the same class as {fp32.reference} gives them, on {len(fp32.frames)} golden frames; run by ONNX Runtime
-on a CPU. Figures per frame and class are in `parity.json`, pictures of the worst frames in `worst/`.
+on a CPU{_other_judge(parity)}. Figures per frame and class are in `parity.json`, pictures of the worst frames in
+`worst/`.
 
 | precision | file | size | agreement | worst frame | gate, every frame | near boundaries | image in |
 |---|---|---|---|---|---|---|---|
@@ -75,6 +76,11 @@ def _extra_lines(extra: ExtraBlock | None) -> str:
     rules = {"logits": extra.logits, "features": extra.features}
     more = "".join(f", `{name}` {rules[name]}" for name in extra.outputs)
     return f"- `{EXTRA}`, for programs of your own: {size}; `mask`, `conf`{more}.\n"
+
+
+def _other_judge(parity: Mapping[Precision, ParityReport]) -> str:
+    """What bf16 was run by, which depends on the machine that exported."""
+    return f", bf16 by {parity['bf16'].candidate}" if "bf16" in parity else ""
 
 
 def _note(precision: Precision, report: ParityReport) -> str:

@@ -33,6 +33,7 @@ def triton_config(manifest: Manifest) -> str:
     """
     name = manifest.provenance.model
     height, width = manifest.imgsz_hw
+    graphs = [graph_file(precision) for precision in manifest.precisions if precision != "bf16"]  # OpenVINO's alone
     engine_source = graph_file(graph_precision(manifest.precisions))
     lowest, highest = manifest.input.batch_range
     build = trtexec_command(engine_source, "model.plan", manifest.imgsz_hw, (lowest, (lowest + highest) // 2, highest))
@@ -40,7 +41,7 @@ def triton_config(manifest: Manifest) -> str:
 # A model of Triton Inference Server. Its place in a model repository:
 #
 #   models/{name}/config.pbtxt     this file
-#   models/{name}/1/model.onnx     from the bundle: {" or ".join(map(graph_file, manifest.precisions))}
+#   models/{name}/1/model.onnx     from the bundle: {" or ".join(graphs)}
 #
 # NVIDIA_TF32_OVERRIDE=0 tritonserver --model-repository=models
 #

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from cdga_export.judge import MAX_BATCH, Judge, Labels, Verdict
 from cdga_export.parity import MIN_AGREEMENT, ParityReport, Reference
 from cdga_export.quantize import Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
-from cdga_export.typed_fp16 import convolutions
+from cdga_export.typed_fp16 import Half, convolutions
 from cdga_sdk import __version__
 from cdga_sdk.bundle import (
     PRECISIONS,
@@ -52,6 +53,8 @@ from cdga_train.state import build_network
 
 __all__ = ["ExportOptions", "Exported", "export_checkpoint", "export_weights"]
 
+_HALF: Final[Mapping[Precision, Half]] = MappingProxyType({"fp16": "float16", "bf16": "bfloat16"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -60,7 +63,8 @@ class ExportOptions:
     Attributes:
         precisions: Beside fp32, which is always there.
         golden: Data whose frames the parity is judged on and that travel in the bundle; streets by default.
-        calib: Data whose frames set the ranges of int8 and the means of fp16; by default other frames of ``golden``.
+        calib: Data whose frames set the ranges of int8 and the means of fp16 and bf16; by default other frames of
+            ``golden``.
         score: Labelled data, whose ``val`` part no precision may score much lower on than fp32 does.
         score_classes: What that score is stated over, a name of `cdga_sdk.labels.CLASS_SETS`.
         outputs: Of an extra graph for programs of one's own, beside mask and confidence.
@@ -248,8 +252,8 @@ def _other_graphs(
     """Precision, graph, and what is in that precision where that is not all; each made when it is asked for."""
     model = onnx_of(fp32)
     for precision in precisions:
-        if precision == "fp16":
-            half = halved(model, seen, min_agreement=MIN_AGREEMENT[precision])
+        if precision in _HALF:
+            half = halved(model, seen, _HALF[precision], min_agreement=MIN_AGREEMENT[precision])
             yield precision, checked_bytes(half.model), None if half.share == 1 else str(half)
             continue
         runtime: Runtime = "cpu" if precision == "int8" else "tensorrt"

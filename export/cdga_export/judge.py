@@ -29,6 +29,7 @@ from cdga_sdk.bundle import Precision
 from cdga_sdk.errors import CdgaError, InputError
 from cdga_sdk.image import write_png
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, ClassSet
+from cdga_sdk.precision import computes_bf16
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.progress import progress_bar
 from cdga_train.data.base import Dataset
@@ -113,9 +114,7 @@ class Judge:
         Raises:
             GateError: The graph differs too much.
         """
-        if precision == "fp16":  # CPU kernels compute it in float32: what rounding does would not show
-            graph = checked_bytes(with_rounding(onnx_of(graph)))
-        return self._verdict(precision, OnnxRuntimeBackend(graph, device="cpu"), arithmetic)
+        return self._verdict(precision, _judged(precision, graph), arithmetic)
 
     def _verdict(self, precision: Precision, backend: Backend, arithmetic: str | None) -> Verdict:
         report, masks = compare(
@@ -123,7 +122,7 @@ class Judge:
             backend.infer,
             names=CITYSCAPES_NAMES,
             reference_name=f"torch {torch.__version__.partition('+')[0]} fp32",
-            candidate_name=f"onnxruntime cpu {precision}{' (rounded)' if precision == 'fp16' else ''}",
+            candidate_name=backend.name,
             min_agreement=MIN_AGREEMENT[precision],
             batch=MAX_BATCH,
             arithmetic=arithmetic,
@@ -165,6 +164,18 @@ class Judge:
     def _label_parity(self, labels: Labels, miou: float) -> LabelParity:
         assert self._miou_fp32 is not None, "the float32 graph is scored first"
         return LabelParity(data=labels.title, frames=len(labels.data), miou_fp32=self._miou_fp32, miou=miou)
+
+
+def _judged(precision: Precision, graph: bytes) -> Backend:
+    """A graph as its users will run it; where this CPU lacks the arithmetic, with all of its roundings."""
+    if precision == "bf16" and computes_bf16():
+        from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
+
+        return OpenVinoBackend(graph, precision=precision)
+    if precision in {"fp16", "bf16"}:  # CPU kernels compute it in float32: what rounding does would not show
+        rounded = checked_bytes(with_rounding(onnx_of(graph)))
+        return OnnxRuntimeBackend(rounded, device="cpu", precision=f"{precision} (rounded)")
+    return OnnxRuntimeBackend(graph, device="cpu", precision=precision)
 
 
 def _advice(report: ParityReport, precision: Precision) -> str:

@@ -14,13 +14,23 @@ from cdga_export.typed_fp16 import convolutions
 from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["BUDGET", "MIN_SHARE", "Losses", "Lowered", "longest_admitted", "lowered", "multiplications", "share_of"]
+__all__ = [
+    "BUDGET",
+    "MIN_SHARE",
+    "NUM_JUDGES",
+    "Losses",
+    "Lowered",
+    "longest_admitted",
+    "lowered",
+    "multiplications",
+    "share_of",
+]
 
 NUM_JUDGES: Final = 8
 """Frames that admit a graph; half of them try a convolution by itself."""
 
 MIN_SHARE: Final = 0.5
-"""A network of whose multiplications fewer are in 8 bits (or 16) is not called int8 (or fp16)."""
+"""A network of whose multiplications fewer are in 8 bits (or 16) is not called int8 (or fp16, bf16)."""
 
 BUDGET: Final = 0.8
 """Of what a gate allows; other frames than those that choose may lose more."""
@@ -35,7 +45,7 @@ class Lowered:
         names: The convolutions in that arithmetic.
         num_convolutions: That the graph has.
         share: Of the convolutions' multiplications that are in it, 0 to 1.
-        arithmetic: ``8 bits`` or ``float16``.
+        arithmetic: ``8 bits``, ``float16`` or ``bfloat16``.
     """
 
     model: onnx.ModelProto
@@ -74,17 +84,24 @@ class Losses:
 
     Args:
         model: The float32 graph.
-        frames_rgb: (H, W, 3) uint8 RGB frames of its size; `NUM_JUDGES` of them, spread, are the judges.
+        frames_rgb: (H, W, 3) uint8 RGB frames of its size.
+        num_judges: So many of them, spread, are the judges.
     """
 
-    def __init__(self, model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array]) -> None:
-        self._judges = frames_rgb[:: max(1, len(frames_rgb) // NUM_JUDGES)][:NUM_JUDGES]
+    def __init__(self, model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array], num_judges: int = NUM_JUDGES) -> None:
+        self._judges = frames_rgb[:: max(1, len(frames_rgb) // num_judges)][:num_judges]
         self._masks = _masks(model, self._judges)
 
     def __call__(self, changed: onnx.ModelProto, num_frames: int | None = None) -> float:
         """Of a changed graph, on all the judging frames or the first of them; 0 to 1."""
         found = _masks(changed, self._judges[:num_frames])
         return max(float((a != b).mean()) for a, b in zip(found, self._masks, strict=False))
+
+    def are_within(self, budget: float, changed: onnx.ModelProto) -> bool:
+        """Whether no judging frame loses more with a changed graph; the first that does ends the trial."""
+        backend = OnnxRuntimeBackend(changed.SerializeToString(), device="cpu")
+        found = (backend.infer(frame[np.newaxis]).mask_NHW[0] for frame in self._judges)
+        return all(float((a != b).mean()) <= budget for a, b in zip(found, self._masks, strict=True))
 
 
 def _masks(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array]) -> list[UInt8Array]:

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MIN_AGREEMENT: Final[Mapping[Precision, float]] = MappingProxyType(
-    {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8-trt": 0.99}
+    {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.999, "int8": 0.99, "int8-trt": 0.99}
 )
 """The gates: the share of pixels with the same class that every frame must reach."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from cdga_export.export import Exported, ExportOptions, export_checkpoint, expor
 from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
 from cdga_export.parity import ParityReport
-from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
+from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.bundle import PRECISIONS, Bundle, Precision
 from cdga_sdk.errors import UsageError
+from cdga_sdk.precision import computes_bf16
 
 __all__ = ["parse_imgsz", "parse_precisions", "run_export"]
 
@@ -73,8 +75,8 @@ def run_export(
     if not quiet:
         for report in done.parity.values():
             typer.echo(_line(report), err=True)
-        if "int8" in done.parity:
-            typer.echo(_pace_line(done.bundle), err=True)
+        for line in _pace_lines(done.bundle):
+            typer.echo(line, err=True)
         typer.echo(str(done.bundle.path), err=True)
     return done
 
@@ -89,14 +91,26 @@ def _line(report: ParityReport) -> str:
     )
 
 
-def _pace_line(bundle: Bundle) -> str:
-    """Whether 8 bits pay on this machine."""
+def _pace_lines(bundle: Bundle) -> Iterator[str]:
+    """Whether the precisions for CPUs pay on this machine."""
+    for precision, backend, runtime in (("int8", "onnxruntime", "ONNX Runtime"), ("bf16", "openvino", "OpenVINO")):
+        if precision not in bundle.graphs:
+            continue
+        if precision == "bf16" and not computes_bf16():
+            yield "bf16 cannot be timed here: OpenVINO is not installed, or this CPU has no bf16"
+            continue
+        yield _pace_line(bundle, precision, backend, runtime)
+
+
+def _pace_line(bundle: Bundle, precision: str, backend: str, runtime: str) -> str:
     frames = [np.ascontiguousarray(f.image_bgr[np.newaxis, :, :, ::-1]) for f in bundle.golden_frames()]
-    fp32, int8 = (OnnxRuntimeBackend(bundle.graph(p), device="cpu") for p in ("fp32", "int8"))
-    ratio = relative_time(int8, fp32, frames)
+    fp32, other = (
+        open_backend(bundle.graph(p), precision=p, backend=backend, device="cpu") for p in ("fp32", precision)
+    )
+    ratio = relative_time(other, fp32, frames)
     if ratio < WORTH_IT:
-        return f"int8 takes {ratio:.2f} of fp32's time here, in ONNX Runtime on the CPU"
-    return f"int8 is not worth it here: it takes {ratio:.2f} of fp32's time in ONNX Runtime on this CPU"
+        return f"{precision} takes {ratio:.2f} of fp32's time here, in {runtime} on the CPU"
+    return f"{precision} is not worth it here: it takes {ratio:.2f} of fp32's time in {runtime} on this CPU"
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:

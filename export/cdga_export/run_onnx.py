@@ -40,6 +40,8 @@ def main() -> None:
     manifest = json.loads(place.read_text(encoding="utf-8"))
     if options.precision not in manifest["precisions"]:
         sys.exit(f"no precision {options.precision} in this bundle, it has {', '.join(manifest['precisions'])}")
+    if options.precision == "bf16":
+        sys.exit("bf16 graphs are for OpenVINO; ONNX Runtime cannot run them on a CPU")
     image = cv2.imread(str(options.image), cv2.IMREAD_COLOR)
     if image is None:
         sys.exit(f"{options.image}: no image that OpenCV can read")

@@ -1,4 +1,4 @@
-"""The network's convolutions in fp16, by types in the graph itself: TensorRT 11 knows no other way.
+"""The network's convolutions in fp16 or bf16, by types in the graph itself: TensorRT 11 knows no other way.
 
 Weights and activations of the network become float16; what is sensitive stays float32: normalisation of the frame,
 resizing, linear attention, and everything from the logits on (upsampling, argmax, confidence).
@@ -12,13 +12,17 @@ larger. Such convolutions get their input less its mean. In exact arithmetic not
 but what is rounded is small. The operators that lead to it, back to the convolution before, then stay in float32.
 The bias also takes back the shift that the rounding of the weights brings, on average (bias correction: Nagel et al.
 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2; means are measured here).
+
+bfloat16 is treated alike, but for the convolutions whose sum the logits are: they stay float32. Its errors are eight
+times larger, and nothing overflows. docs/decisions/0015-bf16.md
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +35,7 @@ from cdga_sdk.preprocess import UInt8Array
 __all__ = [
     "MAX_AMPLIFICATION",
     "ChannelStatistics",
+    "Half",
     "amplification",
     "channel_statistics",
     "convolutions",
@@ -38,6 +43,10 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+Half = Literal["float16", "bfloat16"]
+
+_TENSOR_TYPE: Final = MappingProxyType({"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16})
+_BFLOAT16_OPSET: Final = 22  # the first whose convolutions may be in it
 
 # Convolutions and what lies between them. Of other operators none is worth its casts.
 _HALF_OPS: Final = frozenset(
@@ -90,7 +99,11 @@ def channel_statistics(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array])
 
 
 def typed_fp16(
-    model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics], *, num_fp32: int = 0
+    model: onnx.ModelProto,
+    statistics: Mapping[str, ChannelStatistics],
+    *,
+    num_fp32: int = 0,
+    half: Half = "float16",
 ) -> onnx.ModelProto:
     """A copy of a graph of `cdga_export.to_onnx` whose network computes in float16; inputs and outputs are the same.
 
@@ -101,9 +114,10 @@ def typed_fp16(
         model: The float32 graph.
         statistics: By `channel_statistics`.
         num_fp32: So many of the first convolutions stay in float32, with everything up to the next.
+        half: The type that takes float32's place.
     """
     typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    return _Rewrite(typed, statistics, num_fp32).done()
+    return _Rewrite(typed, statistics, num_fp32, half).done()
 
 
 def amplification(weight_OIhw: FloatArray, incoming: ChannelStatistics, outgoing: ChannelStatistics) -> float:
@@ -115,9 +129,12 @@ def amplification(weight_OIhw: FloatArray, incoming: ChannelStatistics, outgoing
 class _Rewrite:
     """One pass over the nodes in their order, casting where the type changes."""
 
-    def __init__(self, model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics], num_fp32: int) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, statistics: Mapping[str, ChannelStatistics], num_fp32: int, half: Half
+    ) -> None:
         self._model = model
         self._statistics = statistics
+        self._tensor_type = _TENSOR_TYPE[half]
         graph = model.graph
         self._constants = {tensor.name: tensor for tensor in graph.initializer} | dict(_constant_nodes(graph))
         self._float = {v.name for v in (*graph.value_info, *graph.output) if _is_float(v)} | {
@@ -130,6 +147,8 @@ class _Rewrite:
         self._centred_in = {c.name for c in convolutions(model) if self._is_ill(c)}
         self._centred_out, between = self._leading_to_centred()
         self._kept = between | self._up_to_convolution(num_fp32)
+        if half == "bfloat16":
+            self._kept |= self._making_logits()
 
     def done(self) -> onnx.ModelProto:
         graph = self._model.graph
@@ -140,6 +159,9 @@ class _Rewrite:
         graph.initializer.extend(self._added)
         del graph.value_info[:]
         _drop_unused(graph)
+        if self._tensor_type == TensorProto.BFLOAT16:
+            for opset in self._model.opset_import:
+                opset.version = max(opset.version, _BFLOAT16_OPSET)
         return self._model
 
     def _rewrite(self, node: onnx.NodeProto) -> None:
@@ -159,15 +181,15 @@ class _Rewrite:
         bias = self._values(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight))
         mean_in, output = self._statistics[node.input[0]].mean, node.output[0]
         source = self._as_float(node.input[0]) if node.name in self._centred_in else node.input[0]
-        shift = _mean_shift(weight - weight.astype(np.float16), mean_in)
+        shift = _mean_shift(weight - self._halved(weight).astype(np.float64), mean_in)
         if node.name in self._centred_in:
             source = self._binary("Sub", source, mean_in, f"{node.name}_less_mean")
             self._float.add(source)
             shift = _mean_shift(weight, mean_in)
         behind = self._statistics[output].mean if node.name in self._centred_out else np.zeros(len(weight))
         centred = f"{output}_less_mean" if node.name in self._centred_out else output
-        names = [self._as_half(source), self._constant(f"{node.name}_weight", weight.astype(np.float16))]
-        names.append(self._constant(f"{node.name}_bias", (bias + shift - behind).astype(np.float16)))
+        names = [self._as_half(source), self._constant(f"{node.name}_weight", self._halved(weight))]
+        names.append(self._constant(f"{node.name}_bias", self._halved(bias + shift - behind)))
         del node.input[:]
         node.input.extend(names)
         node.output[0] = centred
@@ -211,6 +233,19 @@ class _Rewrite:
                 before.add(node.name)
         return before, between
 
+    def _making_logits(self) -> set[str]:
+        """All nodes from the last convolutions to the upsampled logits: rounded there, near ties change sides."""
+        maker = {name: node for node in self._model.graph.node for name in node.output}
+        upsampling = [node for node in self._model.graph.node if node.op_type == "Resize"][-1:]
+        made: set[str] = set()
+        waiting = [node.input[0] for node in upsampling]
+        while waiting:
+            node = maker.get(waiting.pop())
+            if node is not None and node.name not in made:
+                made.add(node.name)
+                waiting += [] if node.op_type == "Conv" else node.input
+        return made
+
     def _up_to_convolution(self, number: int) -> set[str]:
         """All nodes before this one of the convolutions, counted from 0."""
         nodes = self._model.graph.node
@@ -219,6 +254,9 @@ class _Rewrite:
 
     def _values(self, name: str) -> FloatArray:
         return numpy_helper.to_array(self._constants[name]).astype(np.float64)
+
+    def _halved(self, values: FloatArray) -> npt.NDArray[np.floating]:
+        return np.asarray(values.astype(helper.tensor_dtype_to_np_dtype(self._tensor_type)))
 
     def _constant(self, name: str, values: npt.NDArray[np.floating]) -> str:
         if name not in self._made:
@@ -230,8 +268,8 @@ class _Rewrite:
         if name in self._half:
             return name
         if name in self._constants:
-            return self._constant(f"{name}_fp16", self._values(name).astype(np.float16))
-        return self._cast(name, TensorProto.FLOAT16, f"{name}_fp16")
+            return self._constant(f"{name}_half", self._halved(self._values(name)))
+        return self._cast(name, self._tensor_type, f"{name}_half")
 
     def _as_float(self, name: str) -> str:
         return self._cast(name, TensorProto.FLOAT, f"{name}_fp32") if name in self._half else name

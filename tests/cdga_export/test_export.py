@@ -116,7 +116,10 @@ def test_an_existing_output_is_kept_unless_told(
         (["CHECKPOINT", "-o", "a.cdga", "--score", "streets:day", "--classes", "12"], "unknown class set '12'"),
         (["CHECKPOINT", "-o", "a.cdga", "--outputs", "logit"], "unknown output 'logit'"),
         (["--weights", "w.pt", "--model", "b0", "--imgsz", "64,64", "-o", "a.cdga"], "unknown model 'b0'"),
-        (["CHECKPOINT", "-o", "a.cdga", "--precision", "fp15"], "unknown precision 'fp15'; use some of fp32,fp16,int8"),
+        (
+            ["CHECKPOINT", "-o", "a.cdga", "--precision", "fp15"],
+            "unknown precision 'fp15'; use some of fp32,fp16,bf16,int8",
+        ),
         (["CHECKPOINT", "-o", "a.cdga", "--golden", "folders:x"], "did you mean 'folder:...'?"),
     ],
 )

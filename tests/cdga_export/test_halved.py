@@ -48,10 +48,10 @@ def half_convolutions(model: onnx.ModelProto) -> set[str]:
 
 def test_the_first_convolutions_stay_where_all_is_too_much(fp32: onnx.ModelProto) -> None:
     names = [conv.name for conv in convolutions(fp32)]
-    everything = halved(fp32, SEEN, min_agreement=0.0)
+    everything = halved(fp32, SEEN, "float16", min_agreement=0.0)
     assert (everything.names, everything.share) == (frozenset(names), 1.0)
     assert agreement(with_rounding(everything.model), fp32) < 0.9
-    found = halved(fp32, SEEN, min_agreement=0.95)
+    found = halved(fp32, SEEN, "float16", min_agreement=0.95)
     assert found.names == half_convolutions(found.model) == set(names[2:])
     assert 0.9 < found.share < 1
     assert str(found).endswith("in float16 (2 of 4 convolutions)")
@@ -60,6 +60,6 @@ def test_the_first_convolutions_stay_where_all_is_too_much(fp32: onnx.ModelProto
 
 
 def test_what_cannot_be_half_goes_whole_to_the_judge(fp32: onnx.ModelProto) -> None:
-    found = halved(fp32, SEEN, min_agreement=1.0)
+    found = halved(fp32, SEEN, "float16", min_agreement=1.0)
     assert found.names == {conv.name for conv in convolutions(fp32)}
     assert found.share == 1.0

@@ -22,7 +22,7 @@ from cdga_sdk.preprocess import UInt8Array
 from cdga_train.data.base import Sample
 from cdga_train.data.streets import render_frame
 
-LAX = {"fp32": 0.9999, "fp16": 0.5, "int8": 0.5, "int8-trt": 0.5}
+LAX = {"fp32": 0.9999, "fp16": 0.5, "bf16": 0.5, "int8": 0.5, "int8-trt": 0.5}
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_the_gate_itself_is_passed() -> None:
 
 
 def test_the_gate_of_fp32_is_one_pixel_in_ten_thousand() -> None:
-    assert MIN_AGREEMENT == {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8-trt": 0.99}
+    assert MIN_AGREEMENT == {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.999, "int8": 0.99, "int8-trt": 0.99}
     wide = [("w", frame(*[0] * 9998, 1, 2))]
     refuse(judged(off_by({1: 3}), frames=wide, gate=MIN_AGREEMENT["fp32"]))
     with pytest.raises(GateError):

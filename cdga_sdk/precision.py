@@ -1,0 +1,101 @@
+"""Which of a bundle's graphs runs on this machine.
+
+fp32, fp16 and the int8 graphs run wherever somebody asks for them. bf16 is for CPUs with instructions for it, in
+OpenVINO: elsewhere it would be slower than float32 or not run at all, so the bundle's float32 graph takes its place
+and says so. docs/decisions/0015-bf16.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdga_sdk.backends.choice import Choice, choose_backend
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.errors import MissingExtraError, UsageError
+
+__all__ = ["Opened", "computes_bf16", "open_precision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A graph, open in a runtime.
+
+    Attributes:
+        precision: Of the graph that runs, which with ``auto`` or without bf16 instructions is not what was asked for.
+        choice: Where, and why there.
+    """
+
+    precision: str
+    choice: Choice
+
+
+def computes_bf16() -> bool:
+    """Whether OpenVINO is installed and this CPU has instructions for bfloat16."""
+    try:
+        from cdga_sdk.backends.openvino_cpu import cpu_has_bf16
+    except MissingExtraError:
+        return False
+    return cpu_has_bf16()
+
+
+def open_precision(
+    bundle: Bundle,
+    precision: str,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    on_incompatible: str = "rebuild",
+) -> Opened:
+    """Open a bundle's graph of this precision; ``auto`` is bf16 where that is to be had, else fp32.
+
+    ``auto`` leaves the runtime alone: it asks for bf16 only where float32 would run in OpenVINO on a CPU.
+
+    Args:
+        bundle: The bundle.
+        precision: One of its precisions, or ``auto``.
+        backend: This and the rest as `choose_backend` has them.
+        device: See there.
+        threads: See there.
+        on_incompatible: See there.
+
+    Raises:
+        UsageError: The bundle does not have that precision, or bf16 was asked for with a runtime that has none.
+        CdgaError: As `choose_backend` does.
+    """
+
+    def opened(graph: str, name: str, runtime: str = backend) -> Opened:
+        choice = choose_backend(
+            bundle.graph(graph),
+            precision=name,
+            backend=runtime,
+            device=device,
+            threads=threads,
+            on_incompatible=on_incompatible,
+        )
+        return Opened(precision=graph, choice=choice)
+
+    if precision == "bf16":
+        bundle.graph("bf16")  # one that is not there is refused whatever the CPU
+        _refuse_without_bf16(backend, device)
+        if computes_bf16():
+            return opened("bf16", "bf16", "openvino")
+        return opened("fp32", "fp32 (bf16 was asked for, this CPU has none)", "openvino")
+    if precision != "auto":
+        return opened(precision, precision)
+    fp32 = opened(
+        "fp32", "fp32"
+    )  # costs a second compilation, and needs no second copy of the rules of `choose_backend`
+    if "bf16" not in bundle.graphs or not fp32.choice.backend.name.startswith("openvino cpu") or not computes_bf16():
+        return fp32
+    fp32.choice.backend.close()
+    return opened("bf16", "bf16", "openvino")
+
+
+def _refuse_without_bf16(backend: str, device: str) -> None:
+    if backend not in {"auto", "openvino"} or device == "cuda":
+        asked_for = f"device {device}" if device == "cuda" else f"backend {backend}"
+        raise UsageError(
+            f"bf16 runs in OpenVINO on a CPU, not with {asked_for}",
+            fix="use --backend openvino --device cpu, or another --precision",
+        )
