@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdga_sdk.backends.base import Backend
 from cdga_sdk.backends.choice import Choice, choose_backend
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import MissingExtraError, UsageError
@@ -27,6 +28,11 @@ class Opened:
 
     precision: str
     choice: Choice
+
+    @property
+    def backend(self) -> Backend:
+        """Where it runs."""
+        return self.choice.backend
 
 
 def computes_bf16() -> bool:
@@ -83,12 +89,10 @@ def open_precision(
         return opened("fp32", "fp32 (bf16 was asked for, this CPU has none)", "openvino")
     if precision != "auto":
         return opened(precision, precision)
-    fp32 = opened(
-        "fp32", "fp32"
-    )  # costs a second compilation, and needs no second copy of the rules of `choose_backend`
-    if "bf16" not in bundle.graphs or not fp32.choice.backend.name.startswith("openvino cpu") or not computes_bf16():
+    fp32 = opened("fp32", "fp32")  # a second compilation, in place of a second copy of the rules of `choose_backend`
+    if "bf16" not in bundle.graphs or not fp32.backend.name.startswith("openvino cpu") or not computes_bf16():
         return fp32
-    fp32.choice.backend.close()
+    fp32.backend.close()
     return opened("bf16", "bf16", "openvino")
 
 

@@ -78,7 +78,7 @@ class Segmenter:
             threads=threads,
             on_incompatible=on_incompatible,
         )
-        self._backend = self._opened.choice.backend
+        self._backend = self._opened.backend
         self._closed = False
 
     @property

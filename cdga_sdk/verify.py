@@ -60,7 +60,7 @@ def verify(
     """
     bundle = Bundle.open(model)
     opened = open_precision(bundle, precision, backend=backend, device=device, on_incompatible=on_incompatible)
-    runtime = opened.choice.backend
+    runtime = opened.backend
     agreement, times_ms = {}, []
     frames = bundle.golden_frames()
     try:
