@@ -204,7 +204,7 @@ def test_it_runs_where_the_cpu_has_it(bundle: Bundle, precision: str) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "name"),
-    [("bf16", "openvino cpu fp32 (bf16 was asked for, this CPU has none)"), ("auto", "openvino cpu fp32")],
+    [("bf16", "openvino cpu (this CPU has no bf16) fp32"), ("auto", "openvino cpu fp32")],
 )
 def test_elsewhere_float32_runs_and_says_so(
     bundle: Bundle, precision: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +249,7 @@ def test_verify_uses_the_gate_of_what_ran(
     verify = ["verify", str(bundle.path), "--backend", "openvino", "--precision"]
     monkeypatch.setattr(ABSENT, lambda: False)
     assert run([*verify, "bf16"]) == 0
-    assert "this CPU has none), 8 golden frames" in (said := "".join(capsys.readouterr()))
+    assert "(this CPU has no bf16) fp32, 8 golden frames" in (said := "".join(capsys.readouterr()))
     assert "(gate 99.99 %)" in said
     monkeypatch.undo()
     if computes_bf16():
