@@ -31,7 +31,7 @@ from cdga_export.export import Exported, ExportOptions, export_checkpoint, expor
 from cdga_export.frames import calibration_frames
 from cdga_export.lowered import MIN_SHARE, multiplications, share_of
 from cdga_export.to_onnx import checked_bytes, onnx_of
-from cdga_export.typed_fp16 import channel_statistics, typed_fp16
+from cdga_export.typed_fp16 import channel_statistics, making_logits, typed_fp16
 from cdga_sdk.atomic import write_text
 from cdga_sdk.backends.openvino_cpu import OpenVinoBackend, cpu_has_bf16
 from cdga_sdk.bundle import Bundle
@@ -134,8 +134,8 @@ def _ways(bundle: Bundle, data: str) -> dict[str, tuple[str, Open]]:
     model = onnx_of(bundle.model_bytes)
     seen = [frame.frame_rgb for frame in calibration_frames(data, None, bundle.manifest.imgsz_hw)]
     statistics, cost = channel_statistics(model, seen), multiplications(model)
-    names = list(cost)
-    at_half = max(k for k in range(len(names)) if share_of(names[k:], cost) >= MIN_SHARE)
+    names, stay = list(cost), making_logits(model)
+    at_half = max(k for k in range(len(names)) if share_of(set(names[k:]) - stay, cost) >= MIN_SHARE)
     ways: dict[str, tuple[str, Open]] = {
         "fp32": ("none", _opens(bundle.model_bytes)),
         "fp32 again": ("none", _opens(bundle.model_bytes)),

@@ -86,7 +86,7 @@ def open_precision(
         _refuse_without_bf16(backend, device)
         if computes_bf16():
             return opened("bf16", "bf16", "openvino")
-        return opened("fp32", "fp32 (bf16 was asked for, this CPU has none)", "openvino")
+        return opened("fp32", "(this CPU has no bf16) fp32", "openvino")
     if precision != "auto":
         return opened(precision, precision)
     fp32 = opened("fp32", "fp32")  # a second compilation, in place of a second copy of the rules of `choose_backend`

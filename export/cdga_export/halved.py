@@ -24,7 +24,7 @@ from cdga_export.lowered import (
     share_of,
 )
 from cdga_export.rounded import with_rounding
-from cdga_export.typed_fp16 import Half, channel_statistics, typed_fp16
+from cdga_export.typed_fp16 import Half, channel_statistics, making_logits, typed_fp16
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["BFLOAT16_BUDGET", "halved"]
@@ -45,18 +45,21 @@ def halved(model: onnx.ModelProto, frames_rgb: Sequence[UInt8Array], half: Half,
     """
     statistics = channel_statistics(model, frames_rgb)
     cost = multiplications(model)
+    order = list(cost)
     # bfloat16 stays close to the gate, where a few frames more or less decide, and OpenVINO fuses operators, so that it
     # rounds in fewer places than are rounded here.
     losses = Losses(model, frames_rgb, len(frames_rgb) if half == "bfloat16" else NUM_JUDGES)
     budget = (BFLOAT16_BUDGET if half == "bfloat16" else BUDGET) * (1 - min_agreement)
 
     def graph_of(names: Sequence[str]) -> onnx.ModelProto:
-        return typed_fp16(model, statistics, num_fp32=len(cost) - len(names), half=half)
+        num_fp32 = min((order.index(name) for name in names), default=len(order))
+        return typed_fp16(model, statistics, num_fp32=num_fp32, half=half)
 
     def is_admitted(names: Sequence[str]) -> bool:
         return losses.are_within(budget, with_rounding(graph_of(names)))
 
-    every = list(cost)[::-1]
+    stay = making_logits(model) if half == "bfloat16" else set()
+    every = [name for name in reversed(order) if name not in stay]
     names = every if is_admitted(every) else longest_admitted(every[:-1], is_admitted)
     if share_of(names, cost) < MIN_SHARE:
         names = every

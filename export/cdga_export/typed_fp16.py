@@ -39,6 +39,7 @@ __all__ = [
     "amplification",
     "channel_statistics",
     "convolutions",
+    "making_logits",
     "typed_fp16",
 ]
 
@@ -148,7 +149,7 @@ class _Rewrite:
         self._centred_out, between = self._leading_to_centred()
         self._kept = between | self._up_to_convolution(num_fp32)
         if half == "bfloat16":
-            self._kept |= self._making_logits()
+            self._kept |= making_logits(model)
 
     def done(self) -> onnx.ModelProto:
         graph = self._model.graph
@@ -233,19 +234,6 @@ class _Rewrite:
                 before.add(node.name)
         return before, between
 
-    def _making_logits(self) -> set[str]:
-        """All nodes from the last convolutions to the upsampled logits: rounded there, near ties change sides."""
-        maker = {name: node for node in self._model.graph.node for name in node.output}
-        upsampling = [node for node in self._model.graph.node if node.op_type == "Resize"][-1:]
-        made: set[str] = set()
-        waiting = [node.input[0] for node in upsampling]
-        while waiting:
-            node = maker.get(waiting.pop())
-            if node is not None and node.name not in made:
-                made.add(node.name)
-                waiting += [] if node.op_type == "Conv" else node.input
-        return made
-
     def _up_to_convolution(self, number: int) -> set[str]:
         """All nodes before this one of the convolutions, counted from 0."""
         nodes = self._model.graph.node
@@ -284,6 +272,20 @@ class _Rewrite:
 def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The convolutions of a graph, in its order."""
     return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def making_logits(model: onnx.ModelProto) -> set[str]:
+    """Names of all nodes from the last convolutions to the upsampled logits: rounded there, near ties change sides."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    upsampling = [node for node in model.graph.node if node.op_type == "Resize"][-1:]
+    made: set[str] = set()
+    waiting = [node.input[0] for node in upsampling]
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is not None and node.name not in made:
+            made.add(node.name)
+            waiting += [] if node.op_type == "Conv" else node.input
+    return made
 
 
 def _per_output(values_C: FloatArray, weight_OIhw: FloatArray) -> FloatArray:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from cdga_export import export as export_module
 from cdga_export import judge as judge_module
@@ -36,6 +37,18 @@ NEEDS_BF16 = pytest.mark.skipif(not computes_bf16(), reason="this CPU has no bf1
 ABSENT = "cdga_sdk.backends.openvino_cpu.cpu_has_bf16"
 
 
+class FineAtFirstThenWide(FineAtFirst):
+    """With most of its multiplications in a robust convolution before the one of the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(64, 64, 3, padding=1)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        logits: Tensor = self.name_(self.mix(self.widen(self.compare(self.raise_(image_BCHW))).relu()))
+        return logits
+
+
 @pytest.fixture(scope="module")
 def fp32() -> onnx.ModelProto:
     return onnx_of(onnx_from_fused(FusedNetwork(Differences(), PREPROCESS), MANIFEST))
@@ -43,7 +56,7 @@ def fp32() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def fine_at_first() -> onnx.ModelProto:
-    return onnx_of(onnx_from_fused(FusedNetwork(FineAtFirst(), PREPROCESS), MANIFEST))
+    return onnx_of(onnx_from_fused(FusedNetwork(FineAtFirstThenWide(), PREPROCESS), MANIFEST))
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +130,15 @@ def test_the_first_stay_and_every_frame_judges(fine_at_first: onnx.ModelProto) -
     names = [conv.name for conv in convolutions(fine_at_first)]
     everything = halved(fine_at_first, SEEN, "bfloat16", min_agreement=-1.0)  # no loss is too much
     assert bfloat16_convolutions(everything.model) == names[:-1]
+    assert everything.share < 1
     assert agreement(with_rounding(everything.model), fine_at_first) < 0.9
-    found = halved(fine_at_first, SEEN, "bfloat16", min_agreement=0.9)
+    found = halved(fine_at_first, SEEN, "bfloat16", min_agreement=0.7)
     assert bfloat16_convolutions(found.model) == names[2:-1]
-    assert str(found).endswith("in bfloat16 (2 of 4 convolutions)")
+    assert found.names == set(names[2:-1])
+    assert str(found).endswith("in bfloat16 (2 of 5 convolutions)")
     rounded = with_rounding(found.model)
     losses = Losses(fine_at_first, SEEN, len(SEEN))
-    assert losses(rounded) <= 0.05  # half of what the gate allows
+    assert losses(rounded) <= 0.15  # half of what the gate allows
     assert losses.are_within(losses(rounded), rounded)
     assert not losses.are_within(losses(rounded) - 1e-9, rounded)
     assert losses(rounded) >= Losses(fine_at_first, SEEN, 1)(rounded)
@@ -189,7 +204,7 @@ def test_it_runs_where_the_cpu_has_it(bundle: Bundle, precision: str) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "name"),
-    [("bf16", "openvino cpu fp32 (bf16 was asked for, this CPU has none)"), ("auto", "openvino cpu fp32")],
+    [("bf16", "openvino cpu (this CPU has no bf16) fp32"), ("auto", "openvino cpu fp32")],
 )
 def test_elsewhere_float32_runs_and_says_so(
     bundle: Bundle, precision: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +249,7 @@ def test_verify_uses_the_gate_of_what_ran(
     verify = ["verify", str(bundle.path), "--backend", "openvino", "--precision"]
     monkeypatch.setattr(ABSENT, lambda: False)
     assert run([*verify, "bf16"]) == 0
-    assert "this CPU has none), 8 golden frames" in (said := "".join(capsys.readouterr()))
+    assert "(this CPU has no bf16) fp32, 8 golden frames" in (said := "".join(capsys.readouterr()))
     assert "(gate 99.99 %)" in said
     monkeypatch.undo()
     if computes_bf16():
