@@ -14,7 +14,8 @@ OpenVINO Model API
 supervision
     its threaded ``process_video`` and MaskAnnotator around the ONNX Runtime script;
 cdga
-    `Segmenter.process_video`, once as it is and once more (the null pair), and once with ONNX Runtime.
+    `Segmenter.process_video`, once as it is and once more (the null pair), once with ONNX Runtime, and once in bf16
+    where the network's gate admits that and the CPU has it.
 
 Two scopes: *frame* (a frame in host memory to its class map, at the frame's own size) and *file* (a file to an overlay
 video; this project writes its statistics too, and H.264 where OpenCV writes MPEG-4 Part 2). Every variant has a process
@@ -25,10 +26,11 @@ of the pixels. The clip comes in two sizes, 960x540 and 1920x1080::
     python -m benchmarks.peers --weights efficientvit_seg_b0_cityscapes.pt --checkpoint runs/train/lraspp \
         --video ride.mp4 --json benchmarks/results/peers.json
 
-The checkpoint is a short training, for a LR-ASPP network whose labels are not noise::
+The checkpoint is a training of minutes, for a LR-ASPP network whose labels are not noise; it sees 1024x512 here all
+the same::
 
-    cdga train streets_source_only model=lraspp_mobilenet_v3 translate=none imgsz=512,1024 batch=2 iters=200 flip=true \
-        candidates=0 score.data=none --name lraspp
+    cdga train streets_source_only --source camvid:PATH --target camvid:PATH model=lraspp_mobilenet_v3 translate=none \
+        imgsz=192,256 batch=8 iters=700 flip=true candidates=0 score.data=none --name lraspp
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import Connection
@@ -60,6 +62,8 @@ from torch import Tensor, nn
 from benchmarks.protocol import Record, environment
 from cdga_export.export import ExportOptions, export_checkpoint, export_weights
 from cdga_sdk.atomic import write_text
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.errors import GateError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.measure import in_rounds, load, paired_ratio
 from cdga_sdk.opencv import cv2
@@ -68,7 +72,7 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import VideoSource
-from cdga_train.checkpoint import load_checkpoint, read_published_weights
+from cdga_train.checkpoint import load_checkpoint, read_published_weights, save_checkpoint
 from cdga_train.models.registry import network_spec
 from cdga_train.state import build_network
 
@@ -79,6 +83,7 @@ MEAN: Final = np.array([0.485, 0.456, 0.406], np.float32)
 STD: Final = np.array([0.229, 0.224, 0.225], np.float32)
 OURS: Final = "cdga"
 AGAIN: Final = "cdga, again"
+BF16: Final = "cdga, bf16"
 MIN_AGREEMENT: Final = 0.99
 GRAPH: Final = "plain.onnx"
 BUNDLE: Final = "model.cdga"
@@ -310,19 +315,25 @@ class Supervision(OnnxRuntimeScript):
 
 
 class Ours:
-    """This project."""
+    """This project, opened for single frames and, as ``cdga segment`` does, for files."""
 
-    def __init__(self, backend: str, case: Case) -> None:
-        self._segmenter = Segmenter(case.folder / BUNDLE, backend=backend, device="cpu")
+    def __init__(self, backend: str, precision: str, case: Case) -> None:
+        settings: Any = {"backend": backend, "precision": precision, "device": "cpu"}
+        self._for_frames = Segmenter(case.folder / BUNDLE, **settings)
+        self._for_files = Segmenter(case.folder / BUNDLE, **settings, throughput=True)
 
     def labels(self, image_bgr: UInt8Array) -> UInt8Array:
         """See `Peer`."""
-        return self._segmenter(image_bgr).mask
+        return self._for_frames(image_bgr).mask
 
     def file(self, video: Path, output: Path) -> Record:
         """See `Peer`."""
-        summary = self._segmenter.process_video(video, output, options=VideoOptions())
-        return {stage: round(ms, 3) for stage, ms in summary.stage_ms_p50.items()}
+        summary = self._for_files.process_video(video, output, options=VideoOptions())
+        at_once = {"preprocess", "inference", "postprocess"}
+        return {
+            stage: round(ms / (summary.frames_at_once if stage in at_once else 1), 3)
+            for stage, ms in summary.stage_ms_p50.items()
+        }
 
 
 PEERS: Final[Mapping[str, Callable[[Case], Peer]]] = {
@@ -332,9 +343,10 @@ PEERS: Final[Mapping[str, Callable[[Case], Peer]]] = {
     "ONNX Runtime script": OnnxRuntimeScript,
     "OpenVINO Model API": ModelApi,
     "supervision": Supervision,
-    "cdga, onnxruntime": partial(Ours, "onnxruntime"),
-    OURS: partial(Ours, "auto"),
-    AGAIN: partial(Ours, "auto"),
+    "cdga, onnxruntime": partial(Ours, "onnxruntime", "fp32"),
+    BF16: partial(Ours, "auto", "bf16"),
+    OURS: partial(Ours, "auto", "fp32"),
+    AGAIN: partial(Ours, "auto", "fp32"),
 }
 
 
@@ -441,14 +453,14 @@ def _decoded(video: Path, frames: int) -> list[UInt8Array]:
         return [frame.image_bgr for frame in source]
 
 
-def prepared(case: Case) -> Case:
-    """Write the plain graph and the bundle into the case's folder."""
+def prepared(case: Case, video: Path) -> Case:
+    """Write the plain graph and the bundle, with bf16 where its gate admits it, into the case's folder."""
     case.folder.mkdir()
-    options = ExportOptions(quiet=True)
-    if case.is_published:
-        export_weights(case.weights, case.name, IMGSZ_HW, case.folder / BUNDLE, options)
-    else:
-        export_checkpoint(case.weights, case.folder / BUNDLE, options)
+    golden = f"video:{video}"
+    try:
+        _export(case, ExportOptions(golden=golden, precisions=("bf16",), quiet=True))
+    except GateError:
+        _export(case, ExportOptions(golden=golden, quiet=True))
     image = torch.zeros(1, 3, *IMGSZ_HW)
     torch.onnx.export(
         _Upsampled(case.network()),
@@ -459,6 +471,15 @@ def prepared(case: Case) -> Case:
         dynamo=False,
     )
     return case
+
+
+def _export(case: Case, options: ExportOptions) -> None:
+    if case.is_published:
+        export_weights(case.weights, case.name, IMGSZ_HW, case.folder / BUNDLE, options)
+        return
+    state, resized = load_checkpoint(case.weights), case.folder / "resized.safetensors"
+    save_checkpoint(resized, replace(state, preprocess=replace(state.preprocess, imgsz_hw=IMGSZ_HW)))
+    export_checkpoint(resized, case.folder / BUNDLE, options)
 
 
 class _Upsampled(nn.Module):
@@ -486,7 +507,8 @@ def _workers(case: Case, names: Sequence[str]) -> Iterator[dict[str, Worker]]:
 
 def question(case: Case, video: Path, options: argparse.Namespace, frames: int) -> Record:
     """One network on one clip: labels compared, then both scopes timed."""
-    with _workers(case, options.peer) as workers:
+    admits_bf16 = "bf16" in Bundle.open(case.folder / BUNDLE).graphs
+    with _workers(case, [name for name in options.peer if name != BF16 or admits_bf16]) as workers:
         agreement = _agreements(workers, video, options.labels)
         admitted = {name: worker for name, worker in workers.items() if agreement[name] >= MIN_AGREEMENT}
         scopes: Record = {}
@@ -561,7 +583,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clip(options.video, video, size_wh, options.frames)
             questions += [(case, video) for case in cases]
         for case in cases:
-            prepared(case)
+            prepared(case, options.video)
         found = [question(case, video, options, options.frames) for case, video in questions]
     if options.json is not None:
         write_text(options.json, json.dumps(_environment(options) | {"questions": found}, indent=1) + "\n")

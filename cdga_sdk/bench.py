@@ -190,11 +190,12 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
         total = len(runs) * (request.rounds + _WARM_UP) * (1 if request.video is None else 2)
         rounds = partial(in_rounds, rounds=request.rounds, warm_up=_WARM_UP, on_run=_counted(total, on_run))
         load_before = load()
-        scopes = _frame_scopes(rounds({name: partial(_run_frames, one, frames_bgr) for name, one in runs.items()}))
+        frame_runs = {name: partial(_run_frames, one.for_frames, frames_bgr) for name, one in runs.items()}
+        scopes = _frame_scopes(rounds(frame_runs))
         if request.video is not None:
-            file_runs = {name: partial(_run_file, one, request.video, request.frames) for name, one in runs.items()}
+            file_runs = {n: partial(_run_file, one.for_files, request.video, request.frames) for n, one in runs.items()}
             scopes += (_file_scope(rounds(file_runs)),)
-        model_id = opened[first].model_id
+        model_id = opened[first].for_frames.model_id
     return BenchReport(
         model=model_id,
         imgsz_hw=bundle.manifest.imgsz_hw,
@@ -218,34 +219,52 @@ def _frames(request: BenchRequest, bundle: Bundle) -> list[UInt8Array]:
     return frames
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """As an application opens a bundle, and as ``cdga segment`` does for files."""
+
+    for_frames: Segmenter
+    for_files: Segmenter
+
+
 @contextmanager
 def _contenders(
     request: BenchRequest, bundle: Bundle
-) -> Iterator[tuple[Mapping[str, Segmenter], tuple[Contender, ...], Mapping[str, str]]]:
+) -> Iterator[tuple[Mapping[str, _Opened], tuple[Contender, ...], Mapping[str, str]]]:
     """Everything that opens and passes its gate, each once; and why the rest does not."""
-    opened: dict[str, Segmenter] = {}
+    opened: dict[str, _Opened] = {}
     found, left_out = [], {}
     errors: list[CdgaError] = []
     with ExitStack() as stack:
         for precision, backend in product(request.precisions or bundle.manifest.precisions, request.backends):
             try:
-                segmenter = Segmenter(
-                    request.model,
-                    precision=precision,
-                    backend=backend,
-                    device=request.device,
-                    threads=request.threads,
-                )
-                stack.enter_context(segmenter)
-                if segmenter.backend_name not in opened:
+                one = _opened(request, precision, backend, stack)
+                if one.for_frames.backend_name not in opened:
                     found.append(_judged(request, precision, backend))
-                    opened[segmenter.backend_name] = segmenter
+                    opened[one.for_frames.backend_name] = one
             except CdgaError as error:
                 errors.append(error)
                 left_out[f"{backend} {precision}"] = str(error)
         if not opened:
             raise errors[0]
         yield opened, tuple(found), left_out
+
+
+def _opened(request: BenchRequest, precision: str, backend: str, stack: ExitStack) -> _Opened:
+    for_frames, for_files = (
+        stack.enter_context(
+            Segmenter(
+                request.model,
+                precision=precision,
+                backend=backend,
+                device=request.device,
+                threads=request.threads,
+                throughput=throughput,
+            )
+        )
+        for throughput in (False, True)
+    )
+    return _Opened(for_frames, for_files)
 
 
 def _judged(request: BenchRequest, precision: str, backend: str) -> Contender:
@@ -281,6 +300,7 @@ def _run_file(segmenter: Segmenter, video: Path, frames: int) -> tuple[float, fl
         wall_ms = 1e3 * (time.perf_counter() - clock)
     stages_ms = summary.stage_ms_p50
     segment_ms = stages_ms["preprocess"] + stages_ms["inference"] + stages_ms["postprocess"]
+    segment_ms /= summary.frames_at_once
     return wall_ms / summary.frames, max(stages_ms["decode"], segment_ms, stages_ms["write"])
 
 

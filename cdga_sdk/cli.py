@@ -74,6 +74,10 @@ OnIncompatible = Annotated[
 TrtRtx = Annotated[
     bool, typer.Option("--trt-rtx", help="Also build engines of TensorRT for RTX beside the bundle; needs no GPU.")
 ]
+QualityName = Annotated[
+    Literal["fast", "balanced", "high"],
+    typer.Option(help="Of the video: fast takes least of the CPU, high keeps every detail; both make larger files."),
+]
 Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
@@ -206,6 +210,7 @@ def segment(
     name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
     exist_ok: ExistOk = False,
     alpha: Annotated[float, typer.Option(help="Opacity of the class colours, 0 to 1.")] = 0.5,
+    quality: QualityName = "balanced",
     conf: Annotated[float, typer.Option(help="Pixels less sure than this become 255, 0 to 1.")] = 0.0,
     classes: Annotated[str | None, typer.Option(help="Keep these only, e.g. road,car or 0,13.")] = None,
     backend: BackendName = "auto",
@@ -225,7 +230,8 @@ def segment(
     """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
     from cdga_sdk.segment_run import SegmentRequest, run_segment
     from cdga_sdk.segmenter import Segmenter
-    from cdga_sdk.video.pipeline import VideoOptions
+    from cdga_sdk.video.address import live_address
+    from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
 
     if model is None:
@@ -238,7 +244,7 @@ def segment(
         project=project,
         name=name,
         exist_ok=exist_ok,
-        options=replace(options, live=live, reconnect_s=reconnect),
+        options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect),
         as_json=as_json,
         quiet=quiet,
     )
@@ -249,6 +255,7 @@ def segment(
         backend=backend,
         device=device,
         threads=threads,
+        throughput=all(live_address(source) is None for source in sources),
         on_incompatible=on_incompatible,
         conf=conf,
         classes=kept,

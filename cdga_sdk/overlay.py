@@ -49,4 +49,4 @@ def draw_overlay(
     """
     assert image_bgr.shape[:2] == mask_HW.shape, (image_bgr.shape, mask_HW.shape)
     colors = color_map_bgr(mask_HW, palette_rgb)
-    return np.asarray(cv2.addWeighted(colors, alpha, image_bgr, 1 - alpha, 0.0), np.uint8)
+    return np.asarray(cv2.addWeighted(colors, alpha, image_bgr, 1 - alpha, 0.0, dst=colors), np.uint8)

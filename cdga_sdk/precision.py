@@ -51,6 +51,7 @@ def open_precision(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    throughput: bool = False,
     on_incompatible: str = "rebuild",
 ) -> Opened:
     """Open a bundle's graph of this precision; ``auto`` is bf16 where that is to be had, else fp32.
@@ -63,6 +64,7 @@ def open_precision(
         backend: This and the rest as `choose_backend` has them.
         device: See there.
         threads: See there.
+        throughput: See there.
         on_incompatible: See there.
 
     Raises:
@@ -77,6 +79,7 @@ def open_precision(
             backend=runtime,
             device=device,
             threads=threads,
+            throughput=throughput,
             on_incompatible=on_incompatible,
         )
         return Opened(precision=graph, choice=choice)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cdga_sdk.prediction import FrameConfidence
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["ClassStat", "Polygon", "Rle", "SegResult"]
+
+_EXACT_IN_FLOAT32: Final = 2**24
 
 
 class ClassStat(TypedDict):
@@ -107,7 +109,7 @@ class SegResult:
 
     def shares(self) -> dict[str, float]:
         """The share of the frame that each present class covers, 0 to 1, largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=256)
+        counts = _counts(self.mask)
         present = [i for i in np.argsort(-counts, kind="stable") if counts[i] and i < len(self.names)]
         return {self.names[i]: float(counts[i] / self.mask.size) for i in present}
 
@@ -164,6 +166,14 @@ class SegResult:
             mean_confidence=float(self.confidence[of_class].mean()) / 255,
             box_xywh=(x, y, w, h),
         )
+
+
+def _counts(mask_HW: UInt8Array) -> np.typing.NDArray[np.int64]:
+    """Pixels of each of the 256 values."""
+    if mask_HW.size > _EXACT_IN_FLOAT32:
+        return np.bincount(mask_HW.ravel(), minlength=256)
+    histogram = cv2.calcHist([mask_HW], [0], None, [256], [0, 256])  # a fraction of bincount's time
+    return np.asarray(histogram, np.int64).ravel()
 
 
 def _run_lengths(of_class_HW: np.typing.NDArray[np.bool_]) -> list[int]:

@@ -41,6 +41,8 @@ class Segmenter:
         backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; by default all that this process may use.
+        throughput: Compute several frames at a time, each more slowly, where that gives more of them a second: for
+            files. By default a frame is done as soon as can be: for live sources and single images.
         on_incompatible: When no kept TensorRT engine fits: ``rebuild`` it, ``fallback`` to another runtime, ``error``.
         conf: Pixels whose probability is below this (0 to 1) become 255 in the mask.
         classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
@@ -61,6 +63,7 @@ class Segmenter:
         backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        throughput: bool = False,
         on_incompatible: str = "rebuild",
         conf: float = 0.0,
         classes: Sequence[int | str] | None = None,
@@ -76,6 +79,7 @@ class Segmenter:
             backend=backend,
             device=device,
             threads=threads,
+            throughput=throughput,
             on_incompatible=on_incompatible,
         )
         self._backend = self._opened.backend
@@ -105,6 +109,11 @@ class Segmenter:
     def precision(self) -> str:
         """Of the graph in use, which with ``auto`` is not what was asked for."""
         return self._opened.precision
+
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that the runtime computes at a time; 1 but for ``throughput``."""
+        return self._backend.frames_at_once
 
     @property
     def backend_choice(self) -> tuple[Candidate, ...]:

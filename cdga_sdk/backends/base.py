@@ -20,9 +20,11 @@ class Backend(Protocol):
 
     Attributes:
         name: Runtime, device and arithmetic, for people: ``"onnxruntime cpu fp32"``.
+        frames_at_once: Calls from so many threads at a time are the fastest way to segment many frames.
     """
 
     name: str
+    frames_at_once: int
 
     def infer(self, frames_NHWC: UInt8Array) -> Prediction:
         """Segment (N, H, W, 3) uint8 RGB frames of the network's size.

@@ -51,6 +51,7 @@ class _Wanted:
     backend: str
     device: str
     threads: int | None
+    throughput: bool
     on_incompatible: OnIncompatible
 
 
@@ -61,6 +62,7 @@ def open_backend(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    throughput: bool = False,
     on_incompatible: str = "rebuild",
 ) -> Backend:
     """The runtime of `choose_backend`, without the reasons."""
@@ -70,6 +72,7 @@ def open_backend(
         backend=backend,
         device=device,
         threads=threads,
+        throughput=throughput,
         on_incompatible=on_incompatible,
     ).backend
 
@@ -81,6 +84,7 @@ def choose_backend(
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    throughput: bool = False,
     on_incompatible: str = "rebuild",
 ) -> Choice:
     """Open the runtime called ``backend`` for a bundle's graph, and tell why it is this one.
@@ -97,6 +101,7 @@ def choose_backend(
         backend: One of `BACKENDS`.
         device: One of `DEVICES`.
         threads: CPU threads of the runtime; by default every CPU that this process may use.
+        throughput: As many frames a second as can be, each of which may take longer, where the runtime knows how.
         on_incompatible: What TensorRT does when no kept engine fits, one of `ON_INCOMPATIBLE`: build it, let ``auto``
             choose another runtime, or refuse.
 
@@ -117,6 +122,7 @@ def choose_backend(
         backend=backend,
         device=device,
         threads=threads,
+        throughput=throughput,
         on_incompatible=on_incompatible,
     )
     opened: Backend | None = None
@@ -199,7 +205,9 @@ def _openvino(wanted: _Wanted) -> Backend | str:
         if wanted.backend == "openvino":
             raise
         return _not_loaded(error)
-    return OpenVinoBackend(wanted.model_bytes, threads=wanted.threads, precision=wanted.precision)
+    return OpenVinoBackend(
+        wanted.model_bytes, threads=wanted.threads, throughput=wanted.throughput, precision=wanted.precision
+    )
 
 
 def _onnxruntime_cpu(wanted: _Wanted) -> Backend:

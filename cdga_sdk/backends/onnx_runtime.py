@@ -60,6 +60,7 @@ class OnnxRuntimeBackend:
         session = self._session
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         self.name = f"onnxruntime {device} {precision}"
+        self.frames_at_once = 1
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""

@@ -24,6 +24,10 @@ except ImportError as error:
 
 __all__ = ["OpenVinoBackend", "cpu_has_bf16"]
 
+# The bindings prepare numpy's types at the first use of a tensor's data, and two threads that meet in it wait for each
+# other for ever. So it is used here, by one.
+_ = openvino.Tensor(np.zeros(1, np.uint8)).data
+
 # What `cdga_export.to_onnx` puts behind the upsampling, as OpenVINO reads it: largest class, softmax, rounding.
 _CONFIDENCE_OPS: Final = ("ReduceMax", "Subtract", "Exp", "ReduceSum", "Divide", "Multiply", "Round")
 _MASK_OPS: Final = ("TopK", "Gather")
@@ -51,6 +55,7 @@ class OpenVinoBackend:
 
     Attributes:
         is_cut: Whether `cdga_sdk.tail` computes the end.
+        frames_at_once: See `Backend`; more than one for ``throughput`` on several cores.
 
     Raises:
         ModelError: The graph cannot be loaded.
@@ -58,9 +63,19 @@ class OpenVinoBackend:
 
     _hint: ClassVar[str] = "f32"
 
-    def __init__(self, model_bytes: bytes, *, threads: int | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model_bytes: bytes,
+        *,
+        threads: int | None = None,
+        throughput: bool = False,
+        precision: str = "fp32",
+    ) -> None:
         core = openvino.Core()
-        properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": "LATENCY"}
+        properties: dict[str, object] = {
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+        }
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -73,6 +88,7 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
+        self.frames_at_once = int(self._compiled.get_property("NUM_STREAMS"))
         self._idle: list[Any] = []  # append and pop are atomic
         self.name = f"openvino cpu {precision}"
 

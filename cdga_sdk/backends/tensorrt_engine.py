@@ -129,6 +129,7 @@ class TensorRtBackend:
     def __init__(self, engine: VerifiedEngine) -> None:
         key = engine.sidecar.key
         self.name = f"{key.product} cuda {key.precision}"
+        self.frames_at_once = 1
         self._lock = threading.Lock()
         self._held = ExitStack()
         self._context: Any = None

@@ -1,14 +1,17 @@
-"""Source to outputs. Frames are decoded ahead on one thread, segmented on the caller's, and drawn and written behind on
-another; a few wait between them, and nothing grows with the length of the video. A live source reads on its own thread.
+"""Source to outputs. Frames are decoded ahead on one thread, segmented on the caller's or on as many as the runtime
+likes, and drawn and written behind on another; a few wait between them, and nothing grows with the length of the video.
+A live source reads on its own thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
 
 from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import read_image_bgr
@@ -19,11 +22,18 @@ from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
 from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, SaveWhat, refuse_labels_of_images
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import Frame, VideoSource
-from cdga_sdk.video.stages import ReadAhead, WriteBehind
+from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 
-__all__ = ["VideoOptions", "live_source", "open_video", "segment_images", "segment_video"]
+__all__ = ["Quality", "VideoOptions", "live_source", "of_quality", "open_video", "segment_images", "segment_video"]
 
 OnFrame = Callable[[SegResult], None]
+
+
+Quality = Literal["fast", "balanced", "high"]
+# Preset and constant quality of x264, chosen by benchmarks/encoder.py.
+_QUALITIES: Final[Mapping[Quality, tuple[str, int]]] = MappingProxyType(
+    {"fast": ("ultrafast", 20), "balanced": ("superfast", 20), "high": ("veryfast", 14)}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +58,7 @@ class VideoOptions:
     end_s: float | None = None
     max_frames: int | None = None
     crf: int = 20
-    preset: str = "veryfast"
+    preset: str = "superfast"
     live: LiveMode = "freshest"
     reconnect_s: float = RECONNECT_S
 
@@ -56,6 +66,12 @@ class VideoOptions:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
         check_live(self.live, self.reconnect_s)
+
+
+def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
+    """The same with the encoder set for ``fast`` (least of the CPU), ``balanced`` (the default) or ``high``."""
+    preset, crf = _QUALITIES[quality]
+    return replace(options, preset=preset, crf=crf)
 
 
 def open_video(
@@ -111,7 +127,9 @@ def segment_video(
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
     with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
+        place = _place(frames)
         outputs.live = frames if isinstance(frames, LiveSource) else None
+        outputs.frames_at_once = 1 if outputs.live else segmenter.frames_at_once
         outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
@@ -122,14 +140,16 @@ def segment_video(
             name = f"{_stem(frames)}_{made.result.frame:06d}"
             outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts)
 
+        def segmented(timed: tuple[Frame, float]) -> _Made:
+            frame, decode_ms = timed
+            result = segmenter.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
+            return _Made(result, decode_ms, frame.pts)
+
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
-            for frame, decode_ms in decoded:
-                result = segmenter.segment(
-                    frame.image_bgr, source=_place(frames), frame=frame.index, time_s=frame.time_s
-                )
+            for made in in_order(segmented, decoded, at_once=outputs.frames_at_once):
                 if on_frame:
-                    on_frame(result)
-                behind.put(_Made(result, decode_ms, frame.pts))
+                    on_frame(made.result)
+                behind.put(made)
         outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
         if not outputs.frames:
             raise _nothing_from(frames)

@@ -66,6 +66,11 @@ class FrameSegmenter(Protocol):
         ...
 
     @property
+    def frames_at_once(self) -> int:
+        """Frames to segment at a time, from threads."""
+        ...
+
+    @property
     def backend_choice(self) -> tuple[Candidate, ...]:
         """Why it is this runtime."""
         ...
@@ -108,6 +113,7 @@ class RunSummary:
         outputs: Files and folders written, relative to ``folder``.
         backend: Runtime, device and arithmetic.
         precision: That arithmetic.
+        frames_at_once: Frames that were segmented at a time.
         backend_choice: Every runtime that was considered, in order, and why it was taken or not.
         model: Names the exact bundle.
         machine: Platform and Python version.
@@ -129,6 +135,7 @@ class RunSummary:
     outputs: list[str] = field(default_factory=list)
     backend: str = ""
     precision: str = ""
+    frames_at_once: int = 1
     backend_choice: tuple[Candidate, ...] = ()
     model: str = ""
     machine: str = ""
@@ -141,11 +148,12 @@ class RunSummary:
     def line(self) -> str:
         """The summary in one line."""
         stages = " / ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms_p50.items())
+        at_once = f", {self.frames_at_once} at once" if self.frames_at_once > 1 else ""
         counts = {"dropped": self.dropped_frames, "reconnects": self.reconnects}
         live = "".join(f", {count} {name}" for name, count in counts.items() if count)
         return (
             f"{self.frames} frames{live} in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
-            f"{self.backend}) · {self.folder}"
+            f"{self.backend}{at_once}) · {self.folder}"
         )
 
 
@@ -192,6 +200,7 @@ class RunFolder:
         self.expected_frames: int | None = None
         self.lost: dict[str, int] = {}
         self.live: LiveSource | None = None
+        self.frames_at_once = 1
         self.summary = RunSummary(
             status="failed",
             source=source,
@@ -316,6 +325,7 @@ class RunFolder:
             mean_share={n: round(float(s / count), 5) for n, s in zip(self._names, self._shares, strict=True)},
             mean_confidence=round(self._confidence / count, 4),
             lost=self.lost,
+            frames_at_once=self.frames_at_once,
             dropped_frames=self.live.dropped_frames if self.live else 0,
             reconnects=self.live.reconnects if self.live else 0,
             outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["VideoInfo", "VideoSink", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+# The fastest presets do without: with it, their files are hardly larger than those of presets twice as slow
+# (benchmarks/encoder.py). More frames than five gain nothing, and are lost by a kill -9.
+_LOOKAHEAD: Final = "mbtree=1:rc-lookahead=5"
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
@@ -68,7 +71,7 @@ class VideoSink(PartialVideo):
         rate: Fraction,
         time_base: Fraction,
         crf: int = 20,
-        preset: str = "veryfast",
+        preset: str = "superfast",
     ) -> None:
         _check_arguments(Path(path), size_wh, rate, time_base, crf, preset)
         options = _FRAGMENTED | _tick_options(time_base)
@@ -77,7 +80,7 @@ class VideoSink(PartialVideo):
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.resized_frames = 0
         self._rate = rate
-        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0"}
+        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _LOOKAHEAD}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
         self._keyframe_pts = 0
         self._to_yuv, self._to_size = VideoReformatter(), VideoReformatter()
@@ -111,7 +114,12 @@ class VideoSink(PartialVideo):
             self._mux(self._stream.encode(self._frame(image_bgr, pts)))
 
     def _frame(self, image_bgr: NDArray[np.uint8], pts: int) -> VideoFrame:
-        frame = av.VideoFrame.from_ndarray(self._padded(image_bgr), format="bgr24")
+        image_bgr = self._padded(image_bgr)
+        # A copy costs as much as the rest of this. But where lines are no multiple of 32 bytes FFmpeg reads on, beyond
+        # the end of the array.
+        is_safe = image_bgr.strides[0] % 32 == 0
+        wrap = av.VideoFrame.from_numpy_buffer if is_safe else av.VideoFrame.from_ndarray
+        frame = wrap(image_bgr, format="bgr24")
         frame = self._to_yuv.reformat(
             frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )

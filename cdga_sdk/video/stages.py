@@ -9,14 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-__all__ = ["STOP_S", "ReadAhead", "WriteBehind"]
+__all__ = ["POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 POLL_S: Final = 0.1
 STOP_S: Final = 1.5
@@ -49,7 +52,7 @@ class ReadAhead(Generic[Item]):
         self._thread = threading.Thread(target=self._take, name="read-ahead", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        # The thread starts later, inside the block: an interruption just before that would leave it behind for ever.
         return self
 
     def __iter__(self) -> Iterator[tuple[Item, float]]:
@@ -58,6 +61,7 @@ class ReadAhead(Generic[Item]):
         Raises:
             BaseException: What ended ``items``, behind the last item.
         """
+        self._thread.start()
         while True:
             try:
                 item = self._waiting.get(timeout=POLL_S)
@@ -96,7 +100,42 @@ class ReadAhead(Generic[Item]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_stopped.set()
-        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+
+def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: int) -> Iterator[Made]:
+    """What ``make`` makes of each item, in their order.
+
+    Args:
+        make: Called on threads where several items are made at once.
+        items: Taken as they are needed, on the caller's thread.
+        at_once: Items that are made at a time.
+
+    Raises:
+        BaseException: Of ``make`` or ``items``; what is being made then is waited for.
+    """
+    if at_once == 1:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(at_once, thread_name_prefix="in-order") as pool:
+        begun: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                begun.append(pool.submit(make, item))
+                if len(begun) > at_once:
+                    yield _made(begun.popleft())
+            while begun:
+                yield _made(begun.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _made(future: Future[Made]) -> Made:
+    while True:  # in steps: a signal must be able to come between
+        done, _ = wait([future], timeout=POLL_S)
+        if done:
+            return future.result()
 
 
 class WriteBehind(Generic[Item]):
@@ -119,7 +158,7 @@ class WriteBehind(Generic[Item]):
         self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        # See `ReadAhead`.
         return self
 
     def put(self, item: Item) -> None:
@@ -128,6 +167,8 @@ class WriteBehind(Generic[Item]):
         Raises:
             BaseException: What ``write`` raised, of an earlier item; nothing is written after that.
         """
+        if self._thread.ident is None:
+            self._thread.start()
         self._put(item)
         self._raise_error()
 
@@ -177,6 +218,7 @@ class WriteBehind(Generic[Item]):
         while self._thread.is_alive() and not self._waiting.empty() and time.monotonic() < deadline_s:
             self._thread.join(POLL_S / 10)
         self._is_stopped.set()
-        self._thread.join(max(0.0, deadline_s - time.monotonic()) + POLL_S)
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, deadline_s - time.monotonic()) + POLL_S)
         if self._thread.is_alive():
             self._abandon()

@@ -143,6 +143,7 @@ class Paced:
     """Takes a given time for a frame."""
 
     name = "paced"
+    frames_at_once = 1
 
     def __init__(self, seconds: float, clock: list[float]) -> None:
         self._seconds = seconds

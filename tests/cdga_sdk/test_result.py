@@ -49,6 +49,17 @@ def test_shape_and_probability() -> None:
     assert result.probability[0, 0] == pytest.approx(0.2)
 
 
+def test_shares_of_a_mask_too_large_to_count_in_float32() -> None:
+    mask = np.zeros((4096, 4100), np.uint8)
+    mask[:, 4096:] = 10
+    mask[0, 0] = 13
+    shares = result_of(mask).shares()
+    assert shares["road"] == (4096 * 4096 - 1) / mask.size  # 2 ** 24 + 1 has no float32
+    assert shares["car"] == 1 / mask.size
+    small = result_of(mask[:4000, :4000]).shares()
+    assert small["road"] == (4000 * 4000 - 1) / 4000**2
+
+
 def test_shares() -> None:
     assert result_of(MASK).shares() == pytest.approx({"sky": 4 / 12, "road": 3 / 12, "car": 3 / 12})
     assert list(result_of(MASK).shares()) == ["sky", "road", "car"]

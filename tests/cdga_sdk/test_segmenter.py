@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cdga_sdk import Segmenter, VideoOptions
 from cdga_sdk.errors import CdgaError, InputError, UsageError
 from cdga_sdk.image import write_png
 from cdga_sdk.opencv import cv2
+from cdga_sdk.video.run_folder import SaveWhat
 from cdga_sdk.video.sink import probe
 
 Picture = Callable[..., NDArray[np.uint8]]
@@ -276,3 +278,21 @@ def test_no_torch_is_needed(tiny_bundle: Path, picture: Picture, tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("(64, 128)\n", 0), done.stderr
+
+
+def test_throughput_changes_no_result(tiny_bundle: Path, ride: Path, tmp_path: Path) -> None:
+    saves: tuple[SaveWhat, ...] = ("masks", "conf", "json")
+    with Segmenter(tiny_bundle, backend="openvino", threads=2) as one_by_one:
+        assert one_by_one.frames_at_once == 1
+        assert one_by_one.process_video(ride, tmp_path / "one", save=saves).frames_at_once == 1
+    with Segmenter(tiny_bundle, backend="openvino", threads=2, throughput=True) as segmenter:
+        assert segmenter.frames_at_once == 2
+        summary = segmenter.process_video(ride, tmp_path / "two", save=saves)
+    assert summary.frames_at_once == 2
+    assert ", 2 at once)" in summary.line()
+    written = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").glob("*/*.png"))
+    assert len(written) == 24
+    for path in written:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+    frames = [json.loads(line)["frame"] for line in (tmp_path / "two/stats.jsonl").read_text().splitlines()]
+    assert frames == list(range(12))

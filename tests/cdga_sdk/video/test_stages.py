@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cdga_sdk.video.stages import STOP_S, ReadAhead, WriteBehind
+from cdga_sdk.video.stages import STOP_S, ReadAhead, WriteBehind, in_order
 
 
 class Mine(Exception):  # noqa: N818 - a name for what this file raises
@@ -195,3 +195,63 @@ def test_a_stuck_writer_is_abandoned_in_time() -> None:
     assert abandoned == [True]
     gate.set()
     time.sleep(0.2)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_what_is_made_at_once_comes_in_order(at_once: int) -> None:
+    delays_s = [0.03, 0.0, 0.02, 0.01, 0.0, 0.03, 0.0, 0.0]
+    busy, most, taken = 0, 0, 0
+    lock = threading.Lock()
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(len(delays_s)):
+            taken = item
+            yield item
+
+    def make(item: int) -> int:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(delays_s[item])
+        with lock:
+            busy -= 1
+        return item
+
+    for number, made in enumerate(in_order(make, items(), at_once=at_once)):
+        assert made == number
+        assert taken <= number + at_once + 1
+    assert number == len(delays_s) - 1
+    assert most <= at_once
+    assert (most > 1) == (at_once > 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_error_of_what_makes_comes_behind_what_was_made_before(at_once: int) -> None:
+    def make(item: int) -> int:
+        if item == 4:
+            raise Mine
+        return item
+
+    made = in_order(make, range(100), at_once=at_once)
+    assert [next(made) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(Mine):
+        next(made)
+
+
+def test_a_caller_that_leaves_waits_for_what_is_being_made_only() -> None:
+    begun = []
+
+    def make(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.02)
+        return item
+
+    made = in_order(make, range(100), at_once=2)
+    next(made)
+    made.close()  # type: ignore[attr-defined]
+    ended = len(begun)
+    assert ended <= 5
+    time.sleep(0.1)
+    assert len(begun) == ended
