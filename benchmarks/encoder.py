@@ -1,7 +1,8 @@
 """Which x264 preset an overlay should be written with: time, cores, bytes and fidelity of each, side by side.
 
 A bundle segments the first frames of a clip once; the overlays are then written with every preset at the same constant
-quality, as ``cdga segment`` writes them. Fidelity is the mean PSNR of what can be read back, in decibels::
+quality: as ``cdga segment`` writes them, where a macroblock tree that looks five frames ahead is on for every preset,
+and plain, as x264 has them. Fidelity is the mean PSNR of what can be read back, in decibels::
 
     python -m benchmarks.encoder --model city.cdga --video ride.mp4 --json benchmarks/results/encoder.json
 
@@ -21,8 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import av
 import numpy as np
 import torch
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from rich.console import Console
 
 from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio, side_by_side, side_by_side_table
@@ -34,9 +37,11 @@ from cdga_sdk.video.pipeline import VideoOptions
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import VideoSource
 
-BASE: Final = "veryfast"
-AGAIN: Final = "veryfast again"
-PRESETS: Final = ("ultrafast", "superfast", BASE, "faster", "medium")
+BASE: Final = VideoOptions().preset
+AGAIN: Final = f"{BASE} again"
+PLAIN: Final = ", plain"
+PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "medium")
+VARIANTS: Final = (*(preset + PLAIN for preset in PRESETS), *PRESETS)
 SIZES_WH: Final = ((960, 540), (1920, 1080))
 RATE: Final = Fraction(25)
 
@@ -48,13 +53,33 @@ def overlays(model: Path, video: Path, frames: int, size_wh: tuple[int, int]) ->
         return [segmenter(np.asarray(image_bgr, np.uint8)).plot() for image_bgr in resized]
 
 
-def write(images_bgr: Sequence[UInt8Array], path: Path, preset: str) -> None:
+def write(images_bgr: Sequence[UInt8Array], path: Path, variant: str) -> None:
     """One H.264 video, with the product's constant quality."""
     height, width = images_bgr[0].shape[:2]
-    crf = VideoOptions().crf
+    preset, crf = variant.removesuffix(PLAIN), VideoOptions().crf
+    if variant.endswith(PLAIN):
+        write_plainly(images_bgr, path, {"preset": preset, "crf": str(crf), "bf": "0"})
+        return
     with VideoSink(path, size_wh=(width, height), rate=RATE, time_base=1 / RATE, crf=crf, preset=preset) as sink:
         for tick, image_bgr in enumerate(images_bgr):
             sink.write(image_bgr, tick)
+
+
+def write_plainly(images_bgr: Sequence[UInt8Array], path: Path, x264: dict[str, str]) -> None:
+    """The same with nothing of this project's: the preset as x264 has it, frames copied into FFmpeg's."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options=x264)
+        stream.height, stream.width = images_bgr[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        to_yuv = VideoReformatter()
+        for image_bgr in images_bgr:
+            frame = av.VideoFrame.from_ndarray(image_bgr, format="bgr24")
+            frame = to_yuv.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def psnr_db(images_bgr: Sequence[UInt8Array], path: Path) -> float:
@@ -70,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes: Record = {}
     is_void = False
     with tempfile.TemporaryDirectory() as name:
-        paths = {preset: Path(name) / f"{preset}.mp4" for preset in PRESETS}
+        paths = {variant: Path(name) / f"{variant.replace(PLAIN, '_plain')}.mp4" for variant in VARIANTS}
         for size_wh in SIZES_WH:
             images_bgr = overlays(options.model, options.video, options.frames, size_wh)
-            runs = {preset: partial(write, images_bgr, path, preset) for preset, path in paths.items()}
+            runs = {variant: partial(write, images_bgr, path, variant) for variant, path in paths.items()}
             runs[AGAIN] = runs[BASE]
             before = load()
             times = interleaved(runs, rounds=options.rounds, warm_up=1, device=torch.device("cpu"))
@@ -81,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Console(stderr=True).print(side_by_side_table(title, times, of=BASE, per=len(images_bgr)))
             sizes[title] = {
                 "frames": len(images_bgr),
-                "bytes_per_frame": {p: round(path.stat().st_size / len(images_bgr)) for p, path in paths.items()},
-                "psnr_db": {preset: round(psnr_db(images_bgr, path), 2) for preset, path in paths.items()},
+                "bytes_per_frame": {v: round(path.stat().st_size / len(images_bgr)) for v, path in paths.items()},
+                "psnr_db": {variant: round(psnr_db(images_bgr, path), 2) for variant, path in paths.items()},
                 "load_before": before,
                 **side_by_side(times, of=BASE, per=len(images_bgr)),
             }

@@ -79,6 +79,7 @@ from cdga_train.state import build_network
 PUBLISHED: Final = "efficientvit_b0"
 IMGSZ_HW: Final = (512, 1024)
 SIZES_WH: Final = ((960, 540), (1920, 1080))
+RATE: Final = Fraction(25)
 MEAN: Final = np.array([0.485, 0.456, 0.406], np.float32)
 STD: Final = np.array([0.229, 0.224, 0.225], np.float32)
 OURS: Final = "cdga"
@@ -493,7 +494,7 @@ class _Upsampled(nn.Module):
 
 def clip(video: Path, target: Path, size_wh: tuple[int, int], frames: int) -> None:
     """The first frames of a video in another size, H.264 of high quality."""
-    with VideoSink(target, size_wh=size_wh, rate=Fraction(25), time_base=Fraction(1, 25), crf=18) as sink:
+    with VideoSink(target, size_wh=size_wh, rate=RATE, time_base=1 / RATE, crf=18) as sink:
         for tick, image_bgr in enumerate(_decoded(video, frames)):
             resized = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_CUBIC)
             sink.write(np.asarray(resized, np.uint8), tick)

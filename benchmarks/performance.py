@@ -1,8 +1,8 @@
-"""The tables of docs/performance.md, made again from the committed JSON of `benchmarks/results`.
+"""The tables of docs/performance.md, and README's of speed, made again from the committed JSON of `benchmarks/results`.
 
     python -m benchmarks.performance
 
-Each table lies in the page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds the page to its JSON.
+Each table lies in its page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds the pages to the JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from cdga_sdk.atomic import write_text
 
 ROOT: Final = Path(__file__).parents[1]
-PAGE: Final = ROOT / "docs/performance.md"
+PAGES: Final = (ROOT / "docs/performance.md", ROOT / "README.md")
 RESULTS: Final = ROOT / "benchmarks/results"
 OURS: Final = "cdga"
 BEFORE: Final = "naive"
@@ -33,8 +33,9 @@ _STAGES: Final = {
 
 
 def main() -> None:
-    """Write the page anew."""
-    write_text(PAGE, rendered(PAGE.read_text(encoding="utf-8")))
+    """Write the pages anew."""
+    for page in PAGES:
+        write_text(page, rendered(page.read_text(encoding="utf-8")))
 
 
 def rendered(page: str) -> str:
@@ -55,6 +56,22 @@ def ratio(record: Mapping[str, float]) -> str:
     """A paired ratio with its interval."""
     digits = 2 if record["median"] < 10 else 1
     return f"{record['median']:.{digits}f} [{record['low']:.{digits}f}, {record['high']:.{digits}f}]"
+
+
+def _speed() -> str:
+    """README's: how many times as long as this project each other one takes for a file."""
+    questions = _results("peers")["questions"]
+    others = [name for name in questions[0]["scopes"]["file"]["peers"] if not name.startswith(OURS)]
+    rows: list[tuple[str, ...]] = []
+    for one in questions:
+        peers = one["scopes"]["file"]["peers"]
+        times = (
+            f"{peers[name]['time_of_cdga']['median']:.1f}" if peers[name]["is_resolved"] else "not resolved"
+            for name in others
+        )
+        case = f"{one['network']}, {Path(one['clip']).stem}"
+        rows.append((case, f"{peers[OURS]['frames_per_s']:.1f}", *times))
+    return _table(("network, frames", "cdga, frames/s", *others), rows)
 
 
 def _peers(scope: str) -> str:
@@ -113,12 +130,12 @@ def _encoder() -> str:
                     size,
                     preset,
                     f"{record['cpu_ms_per_frame'][preset]:.1f}",
-                    ratio(record["cpu_of_veryfast"][preset]),
+                    ratio(record["cpu_of_superfast"][preset]),
                     f"{bytes_per_frame / 1e3:.1f}",
                     f"{record['psnr_db'][preset]:.1f}",
                 )
             )
-    return _table(("frames", "preset", "CPU ms", "CPU time of veryfast [95 %]", "kB a frame", "PSNR, dB"), rows)
+    return _table(("frames", "preset", "CPU ms", "CPU time of superfast [95 %]", "kB a frame", "PSNR, dB"), rows)
 
 
 def _label_stream() -> str:
@@ -133,6 +150,7 @@ def _label_stream() -> str:
 
 
 _TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "speed": _speed,
     "peers-file": lambda: _peers("file"),
     "peers-frame": lambda: _peers("frame"),
     "stages": _stages,

@@ -22,6 +22,7 @@ import typer
 from torch.distributed.run import get_args_parser
 from typer.exceptions import TyperException
 
+from benchmarks import performance
 from cdga_export.deploy import deployment_texts, trtexec_command
 from cdga_export.parity import MIN_AGREEMENT
 from cdga_sdk.bundle import Bundle
@@ -39,7 +40,13 @@ ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 METHOD: Final = (ROOT / "train/README.md").read_text(encoding="utf-8")
 DEPLOYMENT: Final = (ROOT / "export/README.md").read_text(encoding="utf-8")
-DOCUMENTS: Final = {"README.md": README, "train/README.md": METHOD, "export/README.md": DEPLOYMENT}
+PERFORMANCE: Final = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+DOCUMENTS: Final = {
+    "README.md": README,
+    "train/README.md": METHOD,
+    "export/README.md": DEPLOYMENT,
+    "docs/performance.md": PERFORMANCE,
+}
 FIRST_LOOK: Final = "camvid_day_dusk_short.json"
 
 
@@ -139,6 +146,13 @@ def bf16_cells(row: dict[str, Any]) -> list[str]:
         return [*begin, "refused", "-", "-"]
     time = row["time_of_fp32"]["threads_1"]["median"]
     return [*begin, f"{100 * row['worst_frame_agreement']:.2f}", f"{row['miou']:.2f}", f"{time:.2f}"]
+
+
+def test_the_performance_page_s_tables_are_the_json() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in performance.PAGES]
+    assert pages == [PERFORMANCE, README]
+    assert [performance.rendered(page) for page in pages] == pages
+    assert set(re.findall("<!-- table: (.*) -->", PERFORMANCE + README)) == performance._TABLES.keys()
 
 
 def test_the_gates_are_the_code_s() -> None:
