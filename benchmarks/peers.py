@@ -21,7 +21,8 @@ Two scopes: *frame* (a frame in host memory to its class map, at the frame's own
 video; this project writes its statistics too, and H.264 where OpenCV writes MPEG-4 Part 2). Every variant has a process
 of its own, all cores, and rests while another is measured. Nothing is timed that does not give naive's labels on 99 %
 of the pixels. The torch variants upsample logits to the frame's own size; the others give the class map at the
-network's size, enlarged by its nearest pixels, as the exported graphs do. The clip comes in two sizes, 960x540 and 1920x1080::
+network's size, enlarged by its nearest pixels, as the exported graphs do. The clip comes in two sizes, 960x540 and
+1920x1080::
 
     pip install --no-deps -r benchmarks/peers-requirements.txt
     python -m benchmarks.peers --weights efficientvit_seg_b0_cityscapes.pt --checkpoint runs/train/lraspp \

@@ -290,11 +290,15 @@ def test_a_second_interruption_abandons_a_busy_writer_at_once(monkeypatch: pytes
     def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), behind:
-        behind.put(0)
-        time.sleep(0.1)
-        monkeypatch.setattr(threading.Thread, "join", interrupted)
-        raise Mine
+    def use() -> None:
+        with behind:
+            behind.put(0)
+            time.sleep(0.1)
+            monkeypatch.setattr(threading.Thread, "join", interrupted)
+            raise Mine
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
     monkeypatch.undo()
     assert abandoned == [True]
     let_go.set()
