@@ -6,8 +6,8 @@ and plain, as x264 has them. Fidelity is the mean PSNR of what can be read back,
 
     python -m benchmarks.encoder --model city.cdga --video ride.mp4 --json benchmarks/results/encoder.json
 
-Times are paired within rounds (``benchmarks.protocol``); x264 takes as many threads as it likes, so the time of the
-cores is told beside the clock's: on a machine whose cores the network needs too, that is the price.
+Times are paired within rounds (``benchmarks.protocol``). x264 takes as many threads as it likes, so the time of the
+cores is what counts: on a machine whose cores the network needs too, that is the price.
 """
 
 from __future__ import annotations
@@ -111,18 +111,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "load_before": before,
                 **side_by_side(times, of=BASE, per=len(images_bgr)),
             }
-            is_void |= not paired_ratio(times[AGAIN].wall_s, times[BASE].wall_s).is_null
+            is_void |= not paired_ratio(times[AGAIN].cpu_s, times[BASE].cpu_s).is_null
+    if is_void:
+        sys.exit("void, nothing written: a null pair differs by more than 3 %; repeat on a calmer machine")
     if options.json is not None:
-        command = ["--model", options.model.name, "--video", options.video.name, "--frames", str(options.frames)]
+        command = ["--model", options.model.name, "--video", options.video.name]
+        for name in ("frames", "rounds"):
+            command += [f"--{name}", str(getattr(options, name))]
         report = {
-            "what": f"overlays by x264 at crf {VideoOptions().crf}, no B-frames, over the preset {BASE}",
+            "what": f"overlays by x264 at crf {VideoOptions().crf}, no B-frames; CPU time over the preset {BASE}'s",
             **environment("benchmarks.encoder", [*command, "--json", "PATH"], ("av",), torch.device("cpu")),
-            "is_void": is_void,
             "sizes": sizes,
         }
         write_text(options.json, json.dumps(report, indent=1) + "\n")
-    if is_void:
-        sys.exit("void: the null pair differs by more than 3 %; repeat on a calmer machine")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

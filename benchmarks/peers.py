@@ -20,7 +20,9 @@ cdga
 Two scopes: *frame* (a frame in host memory to its class map, at the frame's own size) and *file* (a file to an overlay
 video; this project writes its statistics too, and H.264 where OpenCV writes MPEG-4 Part 2). Every variant has a process
 of its own, all cores, and rests while another is measured. Nothing is timed that does not give naive's labels on 99 %
-of the pixels. The clip comes in two sizes, 960x540 and 1920x1080::
+of the pixels. The torch variants upsample logits to the frame's own size; the others give the class map at the
+network's size, enlarged by its nearest pixels, as the exported graphs do. The clip comes in two sizes, 960x540 and
+1920x1080::
 
     pip install --no-deps -r benchmarks/peers-requirements.txt
     python -m benchmarks.peers --weights efficientvit_seg_b0_cityscapes.pt --checkpoint runs/train/lraspp \
@@ -67,10 +69,11 @@ from cdga_sdk.errors import GateError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.measure import in_rounds, load, paired_ratio
 from cdga_sdk.opencv import cv2
+from cdga_sdk.precision import computes_bf16
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
-from cdga_sdk.video.sink import VideoSink
+from cdga_sdk.video.sink import VideoSink, probe
 from cdga_sdk.video.source import VideoSource
 from cdga_train.checkpoint import load_checkpoint, read_published_weights, save_checkpoint
 from cdga_train.models.registry import network_spec
@@ -508,7 +511,7 @@ def _workers(case: Case, names: Sequence[str]) -> Iterator[dict[str, Worker]]:
 
 def question(case: Case, video: Path, options: argparse.Namespace, frames: int) -> Record:
     """One network on one clip: labels compared, then both scopes timed."""
-    admits_bf16 = "bf16" in Bundle.open(case.folder / BUNDLE).graphs
+    admits_bf16 = computes_bf16() and "bf16" in Bundle.open(case.folder / BUNDLE).graphs
     with _workers(case, [name for name in options.peer if name != BF16 or admits_bf16]) as workers:
         agreement = _agreements(workers, video, options.labels)
         admitted = {name: worker for name, worker in workers.items() if agreement[name] >= MIN_AGREEMENT}
@@ -571,7 +574,7 @@ def _table(title: str, samples: Mapping[str, Sequence[Sample]]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, compare, time, print and write."""
     options = _options(arguments)
-    torch.set_num_threads(1)
+    facts = _environment(options)  # what cannot be told is found before what takes long
     with tempfile.TemporaryDirectory(prefix="cdga-peers-") as name:
         folder = Path(name)
         cases = [Case(name=PUBLISHED, weights=options.weights, is_published=True, folder=folder / PUBLISHED)]
@@ -585,9 +588,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             questions += [(case, video) for case in cases]
         for case in cases:
             prepared(case, options.video)
-        found = [question(case, video, options, options.frames) for case, video in questions]
+        found = [question(case, video, options, probe(video).num_frames) for case, video in questions]
     if options.json is not None:
-        write_text(options.json, json.dumps(_environment(options) | {"questions": found}, indent=1) + "\n")
+        write_text(options.json, json.dumps(facts | {"questions": found}, indent=1) + "\n")
     void = [one for one in found if any(scope["is_void"] for scope in cast("dict[str, Any]", one["scopes"]).values())]
     if void:
         sys.exit(f"void: in {len(void)} of {len(found)} questions the null pair differs by more than 3 %")
@@ -598,7 +601,9 @@ def _environment(options: argparse.Namespace) -> Record:
     command = ["--weights", options.weights.name]
     for place in options.checkpoint:
         command += ["--checkpoint", place.name]
-    command += ["--video", options.video.name, "--rounds", str(options.rounds), "--frames", str(options.frames)]
+    command += ["--video", options.video.name]
+    for name in ("rounds", "frames", "labels"):
+        command += [f"--{name}", str(getattr(options, name))]
     packages = ("torch", "onnxruntime-gpu", "openvino", "opencv-python", "av", "openvino-model-api", "supervision")
     return {
         "what": "frame to class map, and file to overlay video; milliseconds a frame; time over cdga's, paired",

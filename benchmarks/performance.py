@@ -61,13 +61,14 @@ def ratio(record: Mapping[str, float]) -> str:
 def _speed() -> str:
     """README's: how many times as long as this project each other one takes for a file."""
     questions = _results("peers")["questions"]
-    others = [name for name in questions[0]["scopes"]["file"]["peers"] if not name.startswith(OURS)]
+    names = dict.fromkeys(name for one in questions for name in one["scopes"]["file"]["peers"])
+    others = [name for name in names if not name.startswith(OURS)]
     rows: list[tuple[str, ...]] = []
     for one in questions:
         peers = one["scopes"]["file"]["peers"]
+        is_void = one["scopes"]["file"]["is_void"]
         times = (
-            f"{peers[name]['time_of_cdga']['median']:.1f}" if peers[name]["is_resolved"] else "not resolved"
-            for name in others
+            "-" if is_void or name not in peers else f"{peers[name]['time_of_cdga']['median']:.1f}" for name in others
         )
         case = f"{one['network']}, {Path(one['clip']).stem}"
         rows.append((case, f"{peers[OURS]['frames_per_s']:.1f}", *times))
@@ -86,7 +87,7 @@ def _peers(scope: str) -> str:
                     f"{row['median_ms']:.1f}",
                     f"{row['cpu_ms']:.1f}",
                     f"{row['frames_per_s']:.1f}",
-                    ratio(row["time_of_cdga"]) if row["is_resolved"] or name == OURS else "not resolved",
+                    "void" if of_scope["is_void"] else ratio(row["time_of_cdga"]),
                     f"{100 * one['agreement'][name]:.2f}",
                 )
             )

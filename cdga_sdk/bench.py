@@ -40,6 +40,7 @@ ScopeName = Literal["model", "frame", "file"]
 
 AGAIN: Final = "the first, again"
 _WARM_UP: Final = 1  # rounds; each runs every frame
+_MIN_ROUNDS: Final = 5  # the median of fewer has no interval to speak of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class BenchRequest:
         precisions: Of the bundle's graphs; none for all of them.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; None for all that this process may use.
-        rounds: That count, 3 or more.
+        rounds: That count, 5 or more.
         frames: Of the clip, from its start.
     """
 
@@ -67,8 +68,8 @@ class BenchRequest:
     frames: int = 32
 
     def __post_init__(self) -> None:
-        if self.rounds < 3:
-            raise UsageError(f"rounds is {self.rounds}, wanted 3 or more", fix="9 resolve a few percent")
+        if self.rounds < _MIN_ROUNDS:
+            raise UsageError(f"rounds is {self.rounds}, wanted {_MIN_ROUNDS} or more", fix="9 resolve a few percent")
         if self.frames < 1:
             raise UsageError(f"frames is {self.frames}, wanted 1 or more")
 
@@ -238,16 +239,24 @@ def _contenders(
     with ExitStack() as stack:
         for precision, backend in product(request.precisions or bundle.manifest.precisions, request.backends):
             try:
-                one = _opened(request, precision, backend, stack)
-                if one.for_frames.backend_name not in opened:
+                name = _name(request, precision, backend)
+                if name not in opened:
                     found.append(_judged(request, precision, backend))
-                    opened[one.for_frames.backend_name] = one
+                    opened[name] = _opened(request, precision, backend, stack)
             except CdgaError as error:
                 errors.append(error)
                 left_out[f"{backend} {precision}"] = str(error)
         if not opened:
             raise errors[0]
         yield opened, tuple(found), left_out
+
+
+def _name(request: BenchRequest, precision: str, backend: str) -> str:
+    """Of the contender, or a UsageError where another graph would take the place of the one that is asked for."""
+    with Segmenter(request.model, precision=precision, backend=backend, device=request.device) as segmenter:
+        if segmenter.precision != precision:
+            raise UsageError(f"{segmenter.backend_name} would run instead")
+        return segmenter.backend_name
 
 
 def _opened(request: BenchRequest, precision: str, backend: str, stack: ExitStack) -> _Opened:

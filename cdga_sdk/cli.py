@@ -31,7 +31,7 @@ __all__ = ["app", "main"]
 _SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
-_MAY_BE_LEFT = frozenset({"live-source", "read-ahead", "write-behind"})  # threads of cdga_sdk.video
+_MAY_BE_LEFT = ("live-source", "read-ahead", "write-behind", "in-order")  # threads of cdga_sdk.video
 
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
@@ -336,7 +336,8 @@ def bench(
     model: Annotated[str, typer.Argument(help="A bundle.")],
     video: Annotated[Path | None, typer.Option(help="A clip; by default the bundle's golden frames.")] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be given again. By default all that work on the CPU.")
+        list[str] | None,
+        typer.Option(help="Of these; may be given again. By default auto, onnxruntime, openvino."),
     ] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help="Only this graph of the bundle; may be given again. By default all.")
@@ -468,7 +469,7 @@ def main() -> None:
 
 def _leave(exit_code: int) -> None:
     """End the process; at once where a thread is left in native code, for it crashes when it comes back too late."""
-    if _MAY_BE_LEFT & {thread.name for thread in threading.enumerate()}:
+    if any(thread.name.startswith(_MAY_BE_LEFT) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

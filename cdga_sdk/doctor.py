@@ -83,7 +83,6 @@ def examine(model: str | None = None) -> Report:
             return held.enter_context(Probe(*words))
 
         # All at once: loading a library costs tenths of a second.
-        segmenting = probe("segmenting", *([] if model is None else [model]))
         libraries = {name: probe(name) for name in ("onnxruntime", "openvino", "opencv", "pyav")}
         gpus = probe("nvidia") if driver else None
         products = {name: probe("tensorrt", name) for name in TENSORRT_EXTRAS if driver}
@@ -104,6 +103,8 @@ def examine(model: str | None = None) -> Report:
             "run_folder": lambda: run_folder_fact(_RUNS),
         }
         facts = [_guarded(name, look) for name, look in looks.items()]
+        # Behind the others: it is timed.
+        segmenting = probe("segmenting", *([] if model is None else [model]))
         answer = segmenting.answer(LIBRARY_TIMEOUT_S if model is None else _MODEL_TIMEOUT_S)
     trial = None if answer.error else _trial(answer.found)
     gpu = any(fact.name == "nvidia" and fact.details.get("gpus") for fact in facts)

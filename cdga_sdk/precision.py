@@ -7,7 +7,8 @@ and says so. docs/decisions/0015-bf16.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from cdga_sdk.backends.base import Backend
 from cdga_sdk.backends.choice import Choice, choose_backend
@@ -15,6 +16,8 @@ from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import MissingExtraError, UsageError
 
 __all__ = ["Opened", "computes_bf16", "open_precision"]
+
+_BF16_HOME: Final = "bf16 runs in OpenVINO on a CPU only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ def open_precision(
             throughput=throughput,
             on_incompatible=on_incompatible,
         )
+        if runtime != backend:
+            choice = replace(choice, walk=tuple(replace(c, reason=_BF16_HOME) for c in choice.walk))
         return Opened(precision=graph, choice=choice)
 
     if precision == "bf16":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
@@ -23,6 +24,8 @@ from cdga_sdk.result import SegResult
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
 from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat
+from cdga_sdk.video.source import Frame
+from cdga_sdk.video.stages import in_order
 
 __all__ = ["Segmenter"]
 
@@ -41,8 +44,8 @@ class Segmenter:
         backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; by default all that this process may use.
-        throughput: Compute several frames at a time, each more slowly, where that gives more of them a second: for
-            files. By default a frame is done as soon as can be: for live sources and single images.
+        throughput: Compute several frames of a file or a list at a time, each more slowly, where that gives more of
+            them a second. By default a frame is done as soon as can be: for live sources and single images.
         on_incompatible: When no kept TensorRT engine fits: ``rebuild`` it, ``fallback`` to another runtime, ``error``.
         conf: Pixels whose probability is below this (0 to 1) become 255 in the mask.
         classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
@@ -147,7 +150,7 @@ class Segmenter:
             return self.segment(read_image_bgr(Path(image)), source=str(image))
         if isinstance(image, np.ndarray):
             return self.segment(_bgr(image, color))
-        return [self(one, color=color) for one in image]
+        return list(in_order(partial(self, color=color), image, at_once=self.frames_at_once))
 
     def segment(
         self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
@@ -214,8 +217,12 @@ class Segmenter:
         )
         with open_video(source, options) as frames:
             place = frames.address.place if isinstance(frames, LiveSource) else str(source)
-            for frame in frames:
-                yield self.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
+
+            def segmented(frame: Frame) -> SegResult:
+                return self.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
+
+            at_once = 1 if isinstance(frames, LiveSource) else self.frames_at_once
+            yield from in_order(segmented, frames, at_once=at_once)
             if isinstance(frames, LiveSource) and frames.is_lost:
                 raise InputError("the source was lost and did not come back", where=place)
 

@@ -155,6 +155,15 @@ def test_the_performance_page_s_tables_are_the_json() -> None:
     assert set(re.findall("<!-- table: (.*) -->", PERFORMANCE + README)) == performance._TABLES.keys()
 
 
+def test_what_is_said_of_the_encoder_s_presets_follows_from_the_json() -> None:
+    """That superfast is about as large as veryfast was, for less of the CPU."""
+    for record in results("encoder.json")["sizes"].values():
+        size, cpu_ms = record["bytes_per_frame"], record["cpu_ms_per_frame"]
+        assert size["superfast"] < 1.25 * size["veryfast, plain"] < 0.75 * size["superfast, plain"]
+        assert cpu_ms["superfast"] < 0.75 * cpu_ms["veryfast, plain"]
+        assert record["psnr_db"]["superfast"] > record["psnr_db"]["veryfast, plain"] - 0.2
+
+
 def test_the_gates_are_the_code_s() -> None:
     rows = [row.strip("| ").split(" | ") for row in rows_below("| precision | made for | gate, % |", DEPLOYMENT)]
     assert {precision: float(gate) for precision, _, gate in rows} == {p: 100 * g for p, g in MIN_AGREEMENT.items()}

@@ -47,7 +47,7 @@ class VideoOptions:
         end_s: Stop at this time, seconds.
         max_frames: Stop after this many frames.
         crf: x264's constant quality, 0 (lossless) to 51.
-        preset: x264's speed preset.
+        preset: x264's speed preset; see `VideoSink`.
         live: Of a live source: ``freshest`` frame, dropping those that came meanwhile, or ``every-frame``.
         reconnect_s: Seconds without a frame after which a live source is given up.
     """
@@ -193,16 +193,25 @@ def segment_images(
     first_error: InputError | None = None
     with RunFolder(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
         outputs.expected_frames = len(images)
-        for index, (path, name) in enumerate(zip(images, _unique_stems(images), strict=True)):
+        outputs.frames_at_once = segmenter.frames_at_once
+
+        def segmented(numbered: tuple[int, Path]) -> tuple[SegResult, float] | InputError:
+            index, path = numbered
             clock = time.perf_counter()
             try:
                 image_bgr = read_image_bgr(path)
             except InputError as error:
-                first_error = first_error or error
-                outputs.lose(path, error)
-                continue
+                return error
             decode_ms = 1e3 * (time.perf_counter() - clock)
-            result = segmenter.segment(image_bgr, source=str(path), frame=index)
+            return segmenter.segment(image_bgr, source=str(path), frame=index), decode_ms
+
+        made = in_order(segmented, enumerate(images), at_once=outputs.frames_at_once)
+        for path, name, found in zip(images, _unique_stems(images), made, strict=True):
+            if isinstance(found, InputError):
+                first_error = first_error or found
+                outputs.lose(path, found)
+                continue
+            result, decode_ms = found
             if on_frame:
                 on_frame(result)
             outputs.write(result, name, decode_ms, alpha)
@@ -243,7 +252,9 @@ def _whole_video(options: VideoOptions) -> VideoOptions:
 
 def _timed(frames: VideoSource | LiveSource) -> AbstractContextManager[Iterable[tuple[Frame, float]]]:
     """Frames with the milliseconds that each took: of a file some ahead, of a live source the freshest when asked."""
-    return nullcontext(frames.timed()) if isinstance(frames, LiveSource) else ReadAhead(frames)
+    if isinstance(frames, LiveSource):
+        return nullcontext(frames.timed())
+    return ReadAhead(frames, abandon=frames.abandon)
 
 
 def _nothing_from(frames: VideoSource | LiveSource) -> CdgaError:

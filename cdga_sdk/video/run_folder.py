@@ -242,7 +242,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
-        self._stack.pop_all()
+        self._left_open = self._stack.pop_all()  # held, for what is let go of is closed
 
     def write(self, result: SegResult, name: str, decode_ms: float, alpha: float, *, pts: int | None = None) -> None:
         """Write everything asked for of one frame, and count it."""

@@ -461,6 +461,10 @@ class VideoSource:
     ) -> None:
         self.close()
 
+    def abandon(self) -> None:
+        """Leave the file open for good, for a thread is stuck in it: `close` does nothing any more."""
+        self._decoder = None
+
     def close(self) -> None:
         """Close the file; an iterator that is still held ends at its next step. May be called twice."""
         if self._decoder is not None:

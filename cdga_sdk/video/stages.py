@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-__all__ = ["POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
+__all__ = ["IN_ORDER", "POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
+IN_ORDER: Final = "in-order"
 POLL_S: Final = 0.1
 STOP_S: Final = 1.5
 """Seconds that a stage has to come to an end when the caller fails or is interrupted."""
@@ -43,10 +44,11 @@ class ReadAhead(Generic[Item]):
     Args:
         items: What is taken, on that thread only.
         depth: Items that may wait.
+        abandon: Called where ``items`` does not let go in time: what it works with must then be left alone.
     """
 
-    def __init__(self, items: Iterable[Item], *, depth: int = 2) -> None:
-        self._items = items
+    def __init__(self, items: Iterable[Item], *, depth: int = 2, abandon: Callable[[], None] | None = None) -> None:
+        self._items, self._abandon = items, abandon
         self._waiting: queue.Queue[tuple[Item, float] | _End] = queue.Queue(depth)
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._take, name="read-ahead", daemon=True)
@@ -100,8 +102,12 @@ class ReadAhead(Generic[Item]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
+        try:
+            if self._thread.is_alive():
+                self._thread.join(STOP_S)
+        finally:
+            if self._thread.is_alive() and self._abandon is not None:
+                self._abandon()
 
 
 def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: int) -> Iterator[Made]:
@@ -113,22 +119,35 @@ def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: in
         at_once: Items that are made at a time.
 
     Raises:
-        BaseException: Of ``make`` or ``items``; what is being made then is waited for.
+        BaseException: Of ``make`` or ``items``, behind what came before it; what is being made then is waited for, but
+            for no longer than `STOP_S`.
     """
     if at_once == 1:
         yield from map(make, items)
         return
-    with ThreadPoolExecutor(at_once, thread_name_prefix="in-order") as pool:
-        begun: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(make, item))
-                if len(begun) > at_once:
-                    yield _made(begun.popleft())
-            while begun:
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix=IN_ORDER)
+    begun: deque[Future[Made]] = deque()
+    ended_by: Exception | None = None
+    try:
+        waiting = iter(items)
+        while True:
+            try:
+                item = next(waiting)
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - it comes behind what was begun before it
+                ended_by = error
+                break
+            begun.append(pool.submit(make, item))
+            if len(begun) > at_once:
                 yield _made(begun.popleft())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while begun:
+            yield _made(begun.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(begun, timeout=STOP_S)
+    if ended_by is not None:
+        raise ended_by
 
 
 def _made(future: Future[Made]) -> Made:
@@ -215,10 +234,13 @@ class WriteBehind(Generic[Item]):
 
     def _stop(self) -> None:
         deadline_s = time.monotonic() + STOP_S
-        while self._thread.is_alive() and not self._waiting.empty() and time.monotonic() < deadline_s:
-            self._thread.join(POLL_S / 10)
-        self._is_stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(max(0.0, deadline_s - time.monotonic()) + POLL_S)
-        if self._thread.is_alive():
-            self._abandon()
+        try:  # a second interruption may come at any point
+            while self._thread.is_alive() and not self._waiting.empty() and time.monotonic() < deadline_s:
+                self._thread.join(POLL_S / 10)
+            self._is_stopped.set()
+            if self._thread.is_alive():
+                self._thread.join(max(0.0, deadline_s - time.monotonic()) + POLL_S)
+        finally:
+            self._is_stopped.set()
+            if self._thread.is_alive():
+                self._abandon()

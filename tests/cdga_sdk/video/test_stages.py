@@ -255,3 +255,51 @@ def test_a_caller_that_leaves_waits_for_what_is_being_made_only() -> None:
     assert ended <= 5
     time.sleep(0.1)
     assert len(begun) == ended
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_error_of_the_items_comes_behind_what_was_begun(at_once: int) -> None:
+    made = in_order(str, counted(5, [], Mine()), at_once=at_once)
+    assert [next(made) for _ in range(5)] == list("01234")
+    with pytest.raises(Mine):
+        next(made)
+
+
+def test_a_stuck_reader_s_source_is_abandoned_in_time() -> None:
+    let_go = threading.Event()
+    abandoned = []
+
+    def stuck() -> Iterator[int]:
+        yield 0
+        let_go.wait(20)
+
+    clock = time.monotonic()
+    with ReadAhead(stuck(), abandon=lambda: abandoned.append(True)) as ahead:
+        assert next(iter(ahead))[0] == 0
+    assert STOP_S <= time.monotonic() - clock < STOP_S + 1
+    assert abandoned == [True]
+    let_go.set()
+    time.sleep(0.3)
+
+
+def test_a_second_interruption_abandons_a_busy_writer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    abandoned = []
+    behind = WriteBehind[int](lambda item: let_go.wait(20) and None, abandon=lambda: abandoned.append(True))
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    def use() -> None:
+        with behind:
+            behind.put(0)
+            time.sleep(0.1)
+            monkeypatch.setattr(threading.Thread, "join", interrupted)
+            raise Mine
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    monkeypatch.undo()
+    assert abandoned == [True]
+    let_go.set()
+    time.sleep(0.3)
