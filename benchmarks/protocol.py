@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 def interleaved(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int, device: torch.device
 ) -> dict[str, Times]:
-    """Run every variant once a round, starting with another one each round, and time each run.
+    """Run every variant once a round, in another order each round, and time each run.
 
     Args:
         variants: What to run, by name.

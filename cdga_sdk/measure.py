@@ -7,6 +7,7 @@ One variant runs twice under two names (the null pair): if those two differ, the
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def timed(action: Callable[[], object]) -> tuple[float, float]:
 def in_rounds(
     variants: Mapping[str, Callable[[], Sample]], *, rounds: int, warm_up: int, on_run: Callable[[], None] | None = None
 ) -> dict[str, list[Sample]]:
-    """Run every variant once a round, starting with another one each round.
+    """Run every variant once a round, in another order each round: what ran just before leaves caches warm or cold.
 
     Args:
         variants: What to run, by name.
@@ -86,8 +87,7 @@ def in_rounds(
     names = list(variants)
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     for index in range(warm_up + rounds):
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
+        for name in random.Random(index).sample(names, len(names)):  # noqa: S311 - an order, not a secret
             sample = variants[name]()
             if index >= warm_up:
                 samples[name].append(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,15 @@ def test_a_ratio_is_resolved_within_five_percent_of_it(low: float, high: float, 
 
 
 def test_what_variants_return_is_kept_by_round_without_the_warm_up() -> None:
-    counter = iter(range(100))
+    counters = {"a": iter(range(100)), "b": iter(range(100, 200))}
     runs: list[None] = []
     samples = in_rounds(
-        {"a": lambda: next(counter), "b": lambda: next(counter)},
+        {name: partial(next, counter) for name, counter in counters.items()},
         rounds=2,
         warm_up=1,
         on_run=lambda: runs.append(None),
     )
-    assert samples == {"a": [3, 4], "b": [2, 5]}
+    assert samples == {"a": [1, 2], "b": [101, 102]}
     assert len(runs) == 6
 
 
