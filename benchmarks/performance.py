@@ -105,7 +105,14 @@ def _stages() -> str:
             rows.append((case, title, f"{before:.1f}", f"{after:.1f}"))
         whole = (f"{peers[variant]['median_ms']:.1f}" for variant in (BEFORE, OURS))
         rows.append((case, "**file, a frame**", *whole))
+        rows.append((case, "**file over its slowest stage**", "", f"{_of_slowest_stage(peers[OURS]):.2f}"))
     return _table(("network, frames", "stage", "naive, ms", "cdga, ms"), rows)
+
+
+def _of_slowest_stage(row: Mapping[str, Any]) -> float:
+    """How much longer a frame takes than the slowest of the stages that overlap."""
+    threads = (("decode",), ("preprocess", "inference", "postprocess"), ("write",))
+    return float(row["median_ms"] / max(_sum(row["stages_ms"], names) for names in threads))
 
 
 def _sum(stages_ms: Mapping[str, float], names: Sequence[str]) -> float:

@@ -285,7 +285,11 @@ def test_a_stuck_reader_s_source_is_abandoned_in_time() -> None:
 def test_a_second_interruption_abandons_a_busy_writer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
     abandoned = []
-    behind = WriteBehind[int](lambda item: let_go.wait(20) and None, abandon=lambda: abandoned.append(True))
+
+    def stuck(_: int) -> None:
+        let_go.wait(20)
+
+    behind = WriteBehind(stuck, abandon=lambda: abandoned.append(True))
 
     def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
         raise KeyboardInterrupt
