@@ -145,7 +145,9 @@ def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: in
             yield _made(begun.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(begun, timeout=STOP_S)
+        _, stuck = wait(begun, timeout=STOP_S)
+        if not stuck:
+            pool.shutdown()  # its threads have nothing more to do
     if ended_by is not None:
         raise ended_by
 
