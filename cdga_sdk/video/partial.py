@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 import av
 
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
+from cdga_sdk.video.stages import BUSY_S
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -57,6 +59,7 @@ class PartialVideo(ABC):
         self._what, self._format, self._options, self._time_base = what, container, options, time_base
         self._first_pts = self._last_pts = 0
         self._container: OutputContainer | None = None
+        self._in_use = threading.Lock()
 
     @abstractmethod
     def _add_stream(self, container: OutputContainer) -> VideoStream:
@@ -91,7 +94,7 @@ class PartialVideo(ABC):
         assert self._container is not None, f"use it as: with {type(self).__name__}(...) as sink"
         if self.frames_written and pts <= self._last_pts:
             raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
-        with self._named_errors(self._partial):
+        with self._in_use, self._named_errors(self._partial):
             yield
         self._first_pts = self._first_pts if self.frames_written else pts
         self._last_pts = pts
@@ -117,9 +120,11 @@ class PartialVideo(ABC):
             self._close_partial()
 
     def _close_partial(self) -> None:
-        container, self._container = self._container, None
-        if container is None:
+        # Left open where another thread is inside FFmpeg and does not come back: to what was freed, it would crash.
+        if self._container is None or not self._in_use.acquire(timeout=BUSY_S):
             return
+        container, self._container = self._container, None
+        self._in_use.release()
         with self._named_errors(self._partial):
             try:
                 if self.frames_written:

@@ -254,7 +254,7 @@ def _timed(frames: VideoSource | LiveSource) -> AbstractContextManager[Iterable[
     """Frames with the milliseconds that each took: of a file some ahead, of a live source the freshest when asked."""
     if isinstance(frames, LiveSource):
         return nullcontext(frames.timed())
-    return ReadAhead(frames, abandon=frames.abandon)
+    return ReadAhead(frames)
 
 
 def _nothing_from(frames: VideoSource | LiveSource) -> CdgaError:

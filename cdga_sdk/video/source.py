@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ import av
 from av.codec.context import ThreadType
 
 from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.video.stages import BUSY_S
 from cdga_sdk.video.upright import Upright
 
 if TYPE_CHECKING:
@@ -446,6 +448,7 @@ class VideoSource:
         self._clock = _Clock(1, 1)
         self._decoder: _Decoder | None = None
         self._iterator: Iterator[Frame] | None = None
+        self._in_use = threading.Lock()
 
     def __enter__(self) -> Self:
         self._decoder = decoder = _Decoder(self.path, ThreadType.AUTO)
@@ -461,14 +464,16 @@ class VideoSource:
     ) -> None:
         self.close()
 
-    def abandon(self) -> None:
-        """Leave the file open for good, for a thread is stuck in it: `close` does nothing any more."""
-        self._decoder = None
-
     def close(self) -> None:
-        """Close the file; an iterator that is still held ends at its next step. May be called twice."""
-        if self._decoder is not None:
-            self._decoder.close()
+        """Close the file; an iterator that is still held ends at its next step. May be called twice.
+
+        It stays open where another thread is inside FFmpeg and does not come back: to what was freed, it would crash.
+        """
+        if self._decoder is not None and self._in_use.acquire(timeout=BUSY_S):
+            try:
+                self._decoder.close()
+            finally:
+                self._in_use.release()
 
     def _open(self, decoder: _Decoder) -> None:
         stream = decoder.stream
@@ -525,8 +530,16 @@ class VideoSource:
         assert self._decoder is not None, "use it as: with VideoSource(path) as source"
         if self._iterator is not None:
             raise UsageError("a video source can be read once", where=self.path, fix="open it again")
-        self._iterator = self._frames()
+        self._iterator = self._one_by_one(self._frames())
         return self._iterator
+
+    def _one_by_one(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        while True:
+            with self._in_use:
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
 
     def _frames(self) -> Iterator[Frame]:
         strided = islice(enumerate(self._in_range()), 0, None, self._vid_stride)

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-__all__ = ["IN_ORDER", "POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
+__all__ = ["BUSY_S", "IN_ORDER", "POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 IN_ORDER: Final = "in-order"
 POLL_S: Final = 0.1
+BUSY_S: Final = 0.3
+"""Seconds to wait for a thread that is inside FFmpeg, before what it works with is left open instead of closed."""
 STOP_S: Final = 1.5
 """Seconds that a stage has to come to an end when the caller fails or is interrupted."""
 
@@ -44,11 +46,10 @@ class ReadAhead(Generic[Item]):
     Args:
         items: What is taken, on that thread only.
         depth: Items that may wait.
-        abandon: Called where ``items`` does not let go in time: what it works with must then be left alone.
     """
 
-    def __init__(self, items: Iterable[Item], *, depth: int = 2, abandon: Callable[[], None] | None = None) -> None:
-        self._items, self._abandon = items, abandon
+    def __init__(self, items: Iterable[Item], *, depth: int = 2) -> None:
+        self._items = items
         self._waiting: queue.Queue[tuple[Item, float] | _End] = queue.Queue(depth)
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._take, name="read-ahead", daemon=True)
@@ -102,12 +103,8 @@ class ReadAhead(Generic[Item]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_stopped.set()
-        try:
-            if self._thread.is_alive():
-                self._thread.join(STOP_S)
-        finally:
-            if self._thread.is_alive() and self._abandon is not None:
-                self._abandon()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
 
 
 def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: int) -> Iterator[Made]:

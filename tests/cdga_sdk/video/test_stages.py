@@ -265,23 +265,6 @@ def test_an_error_of_the_items_comes_behind_what_was_begun(at_once: int) -> None
         next(made)
 
 
-def test_a_stuck_reader_s_source_is_abandoned_in_time() -> None:
-    let_go = threading.Event()
-    abandoned = []
-
-    def stuck() -> Iterator[int]:
-        yield 0
-        let_go.wait(20)
-
-    clock = time.monotonic()
-    with ReadAhead(stuck(), abandon=lambda: abandoned.append(True)) as ahead:
-        assert next(iter(ahead))[0] == 0
-    assert STOP_S <= time.monotonic() - clock < STOP_S + 1
-    assert abandoned == [True]
-    let_go.set()
-    time.sleep(0.3)
-
-
 def test_a_second_interruption_abandons_a_busy_writer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
     abandoned = []

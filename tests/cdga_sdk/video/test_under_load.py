@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -221,8 +222,6 @@ print(summary.frames, (late - early) / span)
 @pytest.fixture(scope="module")
 def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip of 10,000 frames of 32x16."""
-    from fractions import Fraction
-
     path = tmp_path_factory.mktemp("ten_thousand") / "long.mp4"
     picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8)
     with VideoSink(
@@ -250,3 +249,21 @@ def test_memory_does_not_grow_with_the_length(
     frames, bytes_per_frame = done.stdout.split()
     assert int(frames) == num_frames
     assert (float(bytes_per_frame) <= 50) == (leak == "")
+
+
+def test_what_another_thread_is_inside_of_stays_open(ride: Path, tmp_path: Path) -> None:
+    """Closing it would crash the thread when it comes back."""
+    with VideoSource(ride) as source:
+        decoder = source._decoder
+        assert decoder is not None
+        with source._in_use:
+            source.close()
+        assert decoder.container is not None
+    assert decoder.container is None
+    rate = Fraction(25)
+    with VideoSink(tmp_path / "a.mp4", size_wh=(32, 16), rate=rate, time_base=1 / rate) as sink:
+        sink.write(np.zeros((16, 32, 3), np.uint8), 0)
+        with sink._in_use:
+            sink._close_quietly()
+        sink.write(np.zeros((16, 32, 3), np.uint8), 1)
+    assert probe(tmp_path / "a.mp4").num_frames == 2
