@@ -43,6 +43,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -153,16 +154,16 @@ class Clocks:
         return {stage: round(median(ms), 3) for stage, ms in self._ms.items()}
 
 
-class Script:
+class Script(ABC):
     """What a script around a network looks like: OpenCV in, OpenCV out, one frame after the other."""
 
     def labels(self, image_bgr: UInt8Array) -> UInt8Array:
         """See `Peer`."""
         return self.segmented(image_bgr, Clocks())
 
+    @abstractmethod
     def segmented(self, image_bgr: UInt8Array, clocks: Clocks) -> UInt8Array:
         """The class map, and the stages marked."""
-        raise NotImplementedError
 
     def file(self, video: Path, output: Path) -> Record:
         """See `Peer`."""
@@ -227,7 +228,7 @@ class TorchPostProcessing(Script):
     """Everything but decoding and encoding in torch."""
 
     def __init__(self, case: Case) -> None:
-        self._network = case.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = case.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
         self._mean, self._std = (torch.from_numpy(one).view(1, 3, 1, 1) for one in (MEAN, STD))
 
     def segmented(self, image_bgr: UInt8Array, clocks: Clocks) -> UInt8Array:

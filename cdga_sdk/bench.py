@@ -239,10 +239,15 @@ def _contenders(
     with ExitStack() as stack:
         for precision, backend in product(request.precisions or bundle.manifest.precisions, request.backends):
             try:
-                name = _name(request, precision, backend)
-                if name not in opened:
-                    found.append(_judged(request, precision, backend))
-                    opened[name] = _opened(request, precision, backend, stack)
+                with ExitStack() as own:
+                    for_frames = own.enter_context(_segmenter(request, precision, backend, throughput=False))
+                    if for_frames.precision != precision:
+                        raise UsageError(f"{for_frames.backend_name} would run instead")
+                    if for_frames.backend_name not in opened:
+                        found.append(_judged(request, precision, backend))
+                        for_files = own.enter_context(_segmenter(request, precision, backend, throughput=True))
+                        opened[for_frames.backend_name] = _Opened(for_frames, for_files)
+                        stack.push(own.pop_all())
             except CdgaError as error:
                 errors.append(error)
                 left_out[f"{backend} {precision}"] = str(error)
@@ -251,29 +256,15 @@ def _contenders(
         yield opened, tuple(found), left_out
 
 
-def _name(request: BenchRequest, precision: str, backend: str) -> str:
-    """Of the contender, or a UsageError where another graph would take the place of the one that is asked for."""
-    with Segmenter(request.model, precision=precision, backend=backend, device=request.device) as segmenter:
-        if segmenter.precision != precision:
-            raise UsageError(f"{segmenter.backend_name} would run instead")
-        return segmenter.backend_name
-
-
-def _opened(request: BenchRequest, precision: str, backend: str, stack: ExitStack) -> _Opened:
-    for_frames, for_files = (
-        stack.enter_context(
-            Segmenter(
-                request.model,
-                precision=precision,
-                backend=backend,
-                device=request.device,
-                threads=request.threads,
-                throughput=throughput,
-            )
-        )
-        for throughput in (False, True)
+def _segmenter(request: BenchRequest, precision: str, backend: str, *, throughput: bool) -> Segmenter:
+    return Segmenter(
+        request.model,
+        precision=precision,
+        backend=backend,
+        device=request.device,
+        threads=request.threads,
+        throughput=throughput,
     )
-    return _Opened(for_frames, for_files)
 
 
 def _judged(request: BenchRequest, precision: str, backend: str) -> Contender:

@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
 from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, UsageError, one_line
+from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
     from cdga_sdk.metrics import Scores
@@ -31,7 +32,6 @@ __all__ = ["app", "main"]
 _SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
-_MAY_BE_LEFT = ("live-source", "read-ahead", "write-behind", "in-order")  # threads of cdga_sdk.video
 
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
@@ -469,7 +469,7 @@ def main() -> None:
 
 def _leave(exit_code: int) -> None:
     """End the process; at once where a thread is left in native code, for it crashes when it comes back too late."""
-    if any(thread.name.startswith(_MAY_BE_LEFT) for thread in threading.enumerate()):
+    if any(thread.name.startswith(MAY_BE_LEFT) for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

@@ -8,10 +8,10 @@ and says so. docs/decisions/0015-bf16.md
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Unpack
 
 from cdga_sdk.backends.base import Backend
-from cdga_sdk.backends.choice import Choice, choose_backend
+from cdga_sdk.backends.choice import Choice, RuntimeOptions, choose_backend
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import MissingExtraError, UsageError
 
@@ -47,16 +47,7 @@ def computes_bf16() -> bool:
     return cpu_has_bf16()
 
 
-def open_precision(
-    bundle: Bundle,
-    precision: str,
-    *,
-    backend: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    throughput: bool = False,
-    on_incompatible: str = "rebuild",
-) -> Opened:
+def open_precision(bundle: Bundle, precision: str, **options: Unpack[RuntimeOptions]) -> Opened:
     """Open a bundle's graph of this precision; ``auto`` is bf16 where that is to be had, else fp32.
 
     ``auto`` leaves the runtime alone: it asks for bf16 only where float32 would run in OpenVINO on a CPU.
@@ -64,27 +55,18 @@ def open_precision(
     Args:
         bundle: The bundle.
         precision: One of its precisions, or ``auto``.
-        backend: This and the rest as `choose_backend` has them.
-        device: See there.
-        threads: See there.
-        throughput: See there.
-        on_incompatible: See there.
+        **options: As `choose_backend` has them.
 
     Raises:
         UsageError: The bundle does not have that precision, or bf16 was asked for with a runtime that has none.
         CdgaError: As `choose_backend` does.
     """
 
+    backend, device = options.get("backend", "auto"), options.get("device", "auto")
+
     def opened(graph: str, name: str, runtime: str = backend) -> Opened:
-        choice = choose_backend(
-            bundle.graph(graph),
-            precision=name,
-            backend=runtime,
-            device=device,
-            threads=threads,
-            throughput=throughput,
-            on_incompatible=on_incompatible,
-        )
+        wanted: RuntimeOptions = {**options, "backend": runtime}
+        choice = choose_backend(bundle.graph(graph), precision=name, **wanted)
         if runtime != backend:
             choice = replace(choice, walk=tuple(replace(c, reason=_BF16_HOME) for c in choice.walk))
         return Opened(precision=graph, choice=choice)

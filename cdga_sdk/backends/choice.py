@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack, get_args
 
 from cdga_sdk.errors import MissingExtraError, ResourceError, UsageError, one_line
 
 if TYPE_CHECKING:
     from cdga_sdk.backends.base import Backend
 
-__all__ = ["BACKENDS", "DEVICES", "ON_INCOMPATIBLE", "Candidate", "Choice", "choose_backend", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEVICES",
+    "ON_INCOMPATIBLE",
+    "Candidate",
+    "Choice",
+    "RuntimeOptions",
+    "choose_backend",
+    "open_backend",
+]
 
 BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -55,26 +64,19 @@ class _Wanted:
     on_incompatible: OnIncompatible
 
 
-def open_backend(
-    model_bytes: bytes,
-    *,
-    precision: str = "fp32",
-    backend: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    throughput: bool = False,
-    on_incompatible: str = "rebuild",
-) -> Backend:
+class RuntimeOptions(TypedDict, total=False):
+    """The keywords of `choose_backend` that are handed on to it."""
+
+    backend: str
+    device: str
+    threads: int | None
+    throughput: bool
+    on_incompatible: str
+
+
+def open_backend(model_bytes: bytes, *, precision: str = "fp32", **options: Unpack[RuntimeOptions]) -> Backend:
     """The runtime of `choose_backend`, without the reasons."""
-    return choose_backend(
-        model_bytes,
-        precision=precision,
-        backend=backend,
-        device=device,
-        threads=threads,
-        throughput=throughput,
-        on_incompatible=on_incompatible,
-    ).backend
+    return choose_backend(model_bytes, precision=precision, **options).backend
 
 
 def choose_backend(

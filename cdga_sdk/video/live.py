@@ -21,7 +21,7 @@ from cdga_sdk.video.address import LiveAddress, live_address, place_of
 from cdga_sdk.video.connection import Connection
 from cdga_sdk.video.live_clock import TIME_BASE, LiveClock, ticks
 from cdga_sdk.video.source import Frame, check_range
-from cdga_sdk.video.stages import POLL_S, STOP_S
+from cdga_sdk.video.stages import LIVE, POLL_S, STOP_S
 from cdga_sdk.video.upright import Upright
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class LiveSource:
         self._last_s = 0.0
         self._is_open = threading.Event()
         self.is_stopped = False  # no event: a signal handler must not wait for its lock
-        self._thread = threading.Thread(target=self._read, name="live-source", daemon=True)
+        self._thread = threading.Thread(target=self._read, name=LIVE, daemon=True)
         self._is_iterated = False
 
     def __enter__(self) -> Self:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["VideoInfo", "VideoSink", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# The fastest presets do without: with it, their files are hardly larger than those of presets twice as slow
-# (benchmarks/encoder.py). More frames than five gain nothing, and are lost by a kill -9.
+# The fastest presets do without: with it, their files are hardly larger than those of presets that take much longer
+# (benchmarks/encoder.py). Few frames, for those that the encoder holds are lost by a kill -9.
 _LOOKAHEAD: Final = "mbtree=1:rc-lookahead=5"
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}

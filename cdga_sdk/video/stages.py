@@ -16,12 +16,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-__all__ = ["BUSY_S", "IN_ORDER", "POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
+__all__ = ["BUSY_S", "LIVE", "MAY_BE_LEFT", "POLL_S", "STOP_S", "ReadAhead", "WriteBehind", "in_order"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 IN_ORDER: Final = "in-order"
+READ_AHEAD: Final = "read-ahead"
+WRITE_BEHIND: Final = "write-behind"
+LIVE: Final = "live-source"
+MAY_BE_LEFT: Final = (IN_ORDER, READ_AHEAD, WRITE_BEHIND, LIVE)
+"""How the names of threads begin that may be stuck in native code when a process ends."""
 POLL_S: Final = 0.1
 BUSY_S: Final = 0.3
 """Seconds to wait for a thread that is inside FFmpeg, before what it works with is left open instead of closed."""
@@ -52,7 +57,7 @@ class ReadAhead(Generic[Item]):
         self._items = items
         self._waiting: queue.Queue[tuple[Item, float] | _End] = queue.Queue(depth)
         self._is_stopped = threading.Event()
-        self._thread = threading.Thread(target=self._take, name="read-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._take, name=READ_AHEAD, daemon=True)
 
     def __enter__(self) -> Self:
         # The thread starts later, inside the block: an interruption just before that would leave it behind for ever.
@@ -173,7 +178,7 @@ class WriteBehind(Generic[Item]):
         self._waiting: queue.Queue[Item | _End] = queue.Queue(depth)
         self._is_stopped = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=WRITE_BEHIND, daemon=True)
 
     def __enter__(self) -> Self:
         # See `ReadAhead`.

@@ -167,14 +167,16 @@ def test_how_live_sources_are_sorted() -> None:
     assert Work(name="a", video=Path("a.mp4")).live is None
 
 
-def test_no_secret_is_shown_or_written(cdga: Callable[..., int], place: Path, capfd: Captured) -> None:
+def test_no_secret_is_shown_or_written(
+    cdga: Callable[..., int], words: list[str], place: Path, capfd: Captured
+) -> None:
     with LiveServer([HTTP_STREAM + ts(8)], is_http=True) as server:
         url = f"http://user:s3cr3t@127.0.0.1:{server.port}/live/cam?key=t0k3n"
         assert cdga(url, "--save", "video,masks,conf,json", "--reconnect", "0", "--json", "--live", "every-frame") == 4
         assert b"key=t0k3n" in server.requests[0]
     assert run(["--debug", "segment", url, "--model", "none.cdga"]) != 0
     for more in (["--debug"], []):  # by now nobody is there
-        assert run([*more, "segment", url, *cdga_words(cdga)]) == 3
+        assert run([*more, "segment", url, *words]) == 3
     shown = f"http://***@127.0.0.1:{server.port}/live/cam?***"
     folder = place / f"runs/segment/127.0.0.1_{server.port}_live_cam"
     assert summary_of(folder)["source"] == shown
@@ -189,11 +191,6 @@ def test_no_secret_is_shown_or_written(cdga: Callable[..., int], place: Path, ca
     for secret in SECRETS:
         assert not any(secret.encode() in data for data in written)
         assert secret not in out + err
-
-
-def cdga_words(cdga: Callable[..., int]) -> list[str]:
-    words: list[str] = cdga.__closure__[0].cell_contents  # type: ignore[index]
-    return words
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

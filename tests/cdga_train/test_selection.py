@@ -299,7 +299,7 @@ def test_checkpoints_of_a_run_are_scored(candidates: Path) -> None:
     assert 0 < first.infomax < first.diversity <= 1
     assert first.infomax == pytest.approx(first.diversity - first.entropy)
     assert 0 < first.mirror_agreement < 1
-    assert choose(found).iteration == 12
+    assert choose(found, "infomax").iteration == 12  # hardly trained, so less stable than the collapsed one
 
 
 def test_the_mirror_is_turned_back(candidates: Path) -> None:

@@ -259,7 +259,7 @@ assert done == 4 * [(1, 64, 128)], done
 
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_may_meet_in_a_process_s_first_frame(tiny_bundle: Path, name: str) -> None:
-    # Without what `openvino_cpu` does about it, three of four such processes never ended.
+    # Without what `openvino_cpu` does about it, most such processes never end.
     for _ in range(3):
         command = [sys.executable, "-c", FIRST_FRAMES, str(tiny_bundle), name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
