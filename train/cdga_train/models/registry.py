@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cdga_sdk.errors import UsageError
 from cdga_sdk.labels import CITYSCAPES_NAMES
-from cdga_train.models import deeplabv2, efficientvit, lraspp
+from cdga_train.models import deeplabv2, efficientvit, lite0, lraspp
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.deeplabv2 import DeepLabV2
 from cdga_train.models.efficientvit import EfficientViTSeg
+from cdga_train.models.lite0 import Lite0FPN
 from cdga_train.models.lraspp import LRASPPMobileNetV3
 from cdga_train.models.published import PublishedNames, renamed_state
 
@@ -91,6 +92,11 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
             build=LRASPPMobileNetV3,
             published=lraspp.PUBLISHED,
             size_multiple=LRASPPMobileNetV3.size_multiple,
+        ),
+        "lite0_fpn": NetworkSpec(
+            build=Lite0FPN,
+            published=lite0.PUBLISHED,
+            size_multiple=Lite0FPN.size_multiple,
         ),
         "efficientvit_b0": NetworkSpec(
             build=EfficientViTSeg,
