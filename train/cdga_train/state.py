@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ class TrainingState:
         iteration: Iterations done.
         pseudo_labels: sha256 of the label set that the run trains on; None in round 1.
         draws: What each iteration draws from; None before training.
+        starts_whole: Whether the weights it began with are of a whole network, head and all: one that may be good
+            enough as it is.
     """
 
     config: TrainConfig
@@ -107,6 +109,7 @@ class TrainingState:
     iteration: int = 0
     pseudo_labels: str | None = None
     draws: Draws | None = None
+    starts_whole: bool = False
 
     @classmethod
     def new(cls, config: TrainConfig, device: torch.device) -> TrainingState:
@@ -119,12 +122,7 @@ class TrainingState:
             _refuse_random_kernels(config)
         torch.manual_seed(config.seed)
         networks = _networks(config)
-        if config.weights is not None:
-            spec = network_spec(config.model, config.imgsz)
-            try:
-                spec.load_published(networks.network, read_published_weights(config.weights))
-            except ModelError as error:
-                raise ModelError(error.what, where=config.weights, fix=error.fix) from error
+        starts_whole = config.weights is not None and _load_published(networks.network, config) == "network"
         if config.freeze_bn_affine:
             _freeze_affine(networks.network)
         for module in networks.parts().values():
@@ -143,6 +141,7 @@ class TrainingState:
             networks=networks,
             optimisers=_optimisers(networks, config),
             scaler=GradScaler(device.type, enabled=config.precision == "fp16"),
+            starts_whole=starts_whole,
         )
 
     @classmethod
@@ -246,6 +245,14 @@ def _networks(config: TrainConfig) -> Networks:
                 grouping=GroupingNetwork(num_classes, config.num_groups),
                 discriminator=GroupDiscriminator(num_classes, detach_q=config.losses.detach_q),
             )
+
+
+def _load_published(network: SegmentationNetwork, config: TrainConfig) -> Literal["network", "backbone"]:
+    assert config.weights is not None
+    try:
+        return network_spec(config.model, config.imgsz).load_published(network, read_published_weights(config.weights))
+    except ModelError as error:
+        raise ModelError(error.what, where=config.weights, fix=error.fix) from error
 
 
 def _refuse_random_kernels(config: TrainConfig) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from cdga_sdk.errors import UsageError
 from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_train.config import TrainConfig
+from cdga_train.data.augment import recoloured, zoomed
 from cdga_train.data.base import Dataset, Sample
 from cdga_train.data.cache import RamBudget, ResizedSamples
 from cdga_train.fourier import translate
@@ -88,14 +89,16 @@ class Batches:
     def _batch(self, iteration: int, slot: int) -> Batch:
         config = self._config
         rng = np.random.default_rng([config.seed, iteration, slot])
-        sources = [_drawn(self._source, rng, flip=config.flip) for _ in range(config.batch)]
-        targets = [_drawn(self._target, rng, flip=config.flip) for _ in range(config.batch)] if self._target else []
+        sources = [_drawn(self._source, rng, config) for _ in range(config.batch)]
+        targets = [_drawn(self._target, rng, config) for _ in range(config.batch)] if self._target else []
         images = [s.image_bgr[:, :, ::-1] for s in sources]
         target_images = [t.image_bgr[:, :, ::-1] for t in targets]
         if config.translate == "fda":
             styles = (resize_image(image, config.source_size) for image in target_images)
             pairs = zip(images, styles, strict=True)
             images = [translate(image, style, beta=config.fda_beta) for image, style in pairs]
+        if config.augment:
+            images = [recoloured(image, rng) for image in images]
         pseudo = [t.label for t in targets if t.label is not None]
         return Batch(
             source_BHWC=np.stack(images),
@@ -141,10 +144,12 @@ def _bytes_of(dataset: Dataset, size_hw: tuple[int, int]) -> int:
     return len(dataset) * size_hw[0] * size_hw[1] * (4 if dataset.is_labelled else 3)
 
 
-def _drawn(samples: ResizedSamples, rng: np.random.Generator, *, flip: bool) -> Sample:
-    """A random sample, mirrored half of the time with ``flip``."""
+def _drawn(samples: ResizedSamples, rng: np.random.Generator, config: TrainConfig) -> Sample:
+    """A random sample; with ``augment`` a part of it, with ``flip`` mirrored half of the time."""
     sample = samples[int(rng.integers(len(samples)))]
-    if not (flip and rng.random() < 0.5):
+    if config.augment:
+        sample = zoomed(sample, rng)
+    if not (config.flip and rng.random() < 0.5):
         return sample
     label = None if sample.label is None else sample.label[:, ::-1]
     return Sample(name=sample.name, image_bgr=sample.image_bgr[:, ::-1], label=label)
