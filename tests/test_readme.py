@@ -277,7 +277,8 @@ def test_every_preset_is_in_its_arm_s_column() -> None:
         "baseline (BDL)": "baseline",
         "CDGA": "cdga",
     }
-    wanted = [" | ".join(f"`{family}_{arm}`" for arm in arms.values()) for family in FAMILIES if family != "footage"]
+    families = [f for f in FAMILIES if all(f"{f}_{arm}" in PRESETS for arm in arms.values())]
+    wanted = [" | ".join(f"`{family}_{arm}`" for arm in arms.values()) for family in families]
     assert sorted(rows_below(f"| {' | '.join(arms)} |")) == sorted(f"| {row} |" for row in wanted)
     for name in PRESETS:
         assert f"`{name}`" in README

@@ -96,7 +96,23 @@ def test_an_ablation_changes_one_thing(arm: str, key: str, value: object) -> Non
 
 
 def test_every_arm_is_tested() -> None:
-    assert len(ARMS) == 4 + 1 + 8
+    assert len(ARMS) == 4 + 1 + 8 + 1
+
+
+def test_the_oracle_trains_on_the_targets_labels_and_nothing_else() -> None:
+    cdga = PRESETS["day_dusk_cdga"]()
+    oracle = ARMS["oracle"](cdga)
+    assert changed(oracle, ARMS["source_only"](cdga)) == {"source_split"}
+    assert (oracle.source, oracle.source_split) == (cdga.target, cdga.target_split)
+
+
+@pytest.mark.parametrize("family", ["day_dusk", "streets_camvid", "strong_start"])
+def test_studies_on_camvid_score_what_they_never_train_on_labelled(family: str) -> None:
+    config = PRESETS[f"{family}_cdga"]()
+    assert config.target == "camvid:data/camvid"
+    assert (config.source, config.source_split) != (config.score.data, config.score.split)
+    scored = (config.score.split, config.target_split)
+    assert scored == (("dusk_train", "dusk_train") if family == "day_dusk" else ("val", "day_train"))
 
 
 @pytest.mark.parametrize(

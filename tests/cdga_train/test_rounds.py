@@ -16,6 +16,8 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from torchvision.models import mobilenet_v3_large
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cdga_sdk.cli import run
 from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
@@ -25,8 +27,10 @@ from cdga_train.config import LossWeights, TrainConfig
 from cdga_train.data.streets import render_frame
 from cdga_train.loop import Progress
 from cdga_train.manifest import write_manifest
+from cdga_train.models.registry import network_spec
 from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
 from cdga_train.state import TrainingState
+from tests.conftest import shared_or_skip
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, rounds=2, iters=4, candidates=2, log_every=1, save_every=2)
 
@@ -297,6 +301,38 @@ def test_the_baseline_has_two_rounds_too(tmp_path: Path, config: TrainConfig) ->
 def test_without_candidates_the_last_is_the_result(tmp_path: Path, config: TrainConfig) -> None:
     assert train_run(replace(config, rounds=1, iters=2, candidates=0), tmp_path) == tmp_path / LAST
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_weights_of_a_whole_network_are_a_candidate(tmp_path: Path, config: TrainConfig) -> None:
+    torch.manual_seed(0)
+    published = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19).state_dict()
+    torch.save(published, tmp_path / "given.pth")
+    given = replace(config, rounds=1, iters=2, model="lraspp_mobilenet_v3", weights=str(tmp_path / "given.pth"))
+    train_run(given, tmp_path)
+    first = tmp_path / "checkpoints" / "000000.safetensors"
+    assert [c["iteration"] for c in json.loads((tmp_path / SELECTION).read_text())["candidates"]] == [0, 1, 2]
+    wanted = network_spec(given.model, given.imgsz).published_state(published)
+    kept = load_checkpoint(first).part("network")
+    assert wanted.keys() == kept.keys()
+    assert all(torch.equal(kept[key], wanted[key]) for key in kept)
+
+
+def test_a_backbone_alone_is_none(tmp_path: Path, config: TrainConfig) -> None:
+    torch.save(mobilenet_v3_large(weights=None).state_dict(), tmp_path / "given.pth")
+    given = replace(config, rounds=1, iters=2, model="lraspp_mobilenet_v3", weights=str(tmp_path / "given.pth"))
+    train_run(given, tmp_path)
+    assert sorted(p.stem for p in (tmp_path / "checkpoints").iterdir()) == ["000001", "000002"]
+
+
+def test_weights_that_adaptation_ruins_are_kept(tmp_path: Path, config: TrainConfig) -> None:
+    weights = shared_or_skip("weights/efficientvit_seg_b0_cityscapes.pt")
+    ruinous = replace(config.optim, name="adamw", lr=0.01)
+    given = replace(config, rounds=1, imgsz=(64, 128), weights=str(weights), optim=ruinous)
+    notes: list[str] = []
+    result = train_run(given, tmp_path, watcher=Watcher(note=notes.append))
+    assert result == find_checkpoint(tmp_path)
+    assert result.name == "000000.safetensors"
+    assert "adaptation did not help: the weights given are kept" in notes[-1]
 
 
 def test_translated_images_need_a_source_of_files(tmp_path: Path, config: TrainConfig) -> None:

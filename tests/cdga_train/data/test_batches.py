@@ -290,3 +290,15 @@ def test_prefetched_stops_its_threads_when_left() -> None:
         if numbers([batch]) == [2]:
             break
     assert not batch_threads()
+
+
+def test_augmentation_keeps_the_labels_in_place_and_leaves_the_targets_colours() -> None:
+    plain, changed = (Batches(Counting(), target_samples(), replace(CONFIG, augment=a))[3][0] for a in (False, True))
+    assert changed.target_BHWC is not None
+    assert not equal(plain, changed)
+    for target_HWC in changed.target_BHWC:
+        assert (target_HWC[:, :, 1] == target_HWC[0, 0, 1]).all()  # the index that the sample carries, untouched
+        column = target_HWC[:, :, 0].astype(int)
+        assert 0 < np.ptp(column) < 63  # a window of the columns
+    for label_HW in changed.label_BHW:
+        assert 0 < np.ptp(label_HW.astype(int)) < 63

@@ -161,6 +161,8 @@ def published_name(name: str, ours: str) -> str:
         return ours.removeprefix("backbone.")
     if name == "lraspp_mobilenet_v3":
         return ours.replace("backbone.", "features.")
+    if name == "lite0_fpn":
+        return published_lite0_name(ours)
     for mine, theirs in (
         ("backbone.stem_in_conv.", "backbone.input_stem.op_list.0."),
         ("backbone.stem_res0.", "backbone.input_stem.op_list.1."),
@@ -169,6 +171,22 @@ def published_name(name: str, ours: str) -> str:
     ):
         ours = ours.replace(mine, theirs)
     return ours
+
+
+def published_lite0_name(ours: str) -> str:
+    layers = {
+        "expand.conv": "_expand_conv",
+        "expand.norm": "_bn0",
+        "depthwise.conv": "_depthwise_conv",
+        "depthwise.norm": "_bn1",
+        "project.conv": "_project_conv",
+        "project.norm": "_bn2",
+        "stem.conv": "_conv_stem",
+        "stem.norm": "_bn0",
+    }
+    for mine, theirs in layers.items():
+        ours = ours.replace(mine, theirs)
+    return ours.replace("backbone.blocks.", "_blocks.").replace("backbone.", "")
 
 
 def published_backbone(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -215,6 +233,7 @@ def test_the_networks_have_these_names() -> None:
         "deeplabv2_resnet101_caffe",
         "deeplabv2_resnet50_caffe",
         "lraspp_mobilenet_v3",
+        "lite0_fpn",
         "efficientvit_b0",
     }
 

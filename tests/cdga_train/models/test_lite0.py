@@ -1,0 +1,90 @@
+"""EfficientNet-Lite0: the published network's features by an independent implementation, and its published names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from cdga_sdk.errors import ModelError
+from cdga_sdk.preprocess import Preprocess
+from cdga_train.models.registry import NETWORKS
+
+SPEC = NETWORKS["lite0_fpn"]
+_OF_TIMM = {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+_OF_TIMM_FIRST = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+
+
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's tensors of its whole network under the names of the published file."""
+    blocks = sorted({key.rsplit(".conv_dw", 1)[0] for key in state if key.endswith("conv_dw.weight")})
+    result = {}
+    for key, tensor in state.items():
+        match = re.fullmatch(r"(blocks\.\d+\.\d+)\.(\w+)\.(\w+)", key)
+        if match is None:
+            name = key.replace("conv_stem", "_conv_stem").replace("conv_head", "_conv_head")
+            result[name.replace("bn1", "_bn0").replace("bn2", "_bn1").replace("classifier", "_fc")] = tensor
+            continue
+        number = blocks.index(match[1])
+        layer = (_OF_TIMM if number else _OF_TIMM_FIRST)[match[2]]
+        result[f"_blocks.{number}.{layer}.{match[3]}"] = tensor
+    return result
+
+
+@pytest.fixture(scope="module")
+def timms() -> torch.nn.Module:
+    """With statistics that are not those of a new network, so that every BatchNorm counts."""
+    torch.manual_seed(0)
+    network: torch.nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert tensor is not None
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    return network.eval()
+
+
+def test_its_features_are_the_published_networks(timms: torch.nn.Module) -> None:
+    network = SPEC.build(19).eval()
+    assert SPEC.load_published(network, published_names(timms.state_dict())) == "backbone"
+    image_BCHW = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    mean_C11, std_C11 = (torch.tensor(v).reshape(3, 1, 1) for v in (Preprocess.mean, Preprocess.std))
+    with torch.inference_mode():
+        features = network.backbone((image_BCHW - mean_C11) / std_C11)
+        x_BCHW = timms.bn1(timms.conv_stem((255 * image_BCHW - 127) / 128))  # type: ignore[operator]
+        wanted = []
+        for number, stage in enumerate(timms.blocks):  # type: ignore[arg-type]
+            x_BCHW = stage[:2](x_BCHW) if number == 5 else stage(x_BCHW)
+            if number in {2, 4, 5}:
+                wanted.append(x_BCHW)
+            if number == 5:
+                break
+    for mine_BCHW, other_BCHW in zip(features, wanted, strict=True):
+        torch.testing.assert_close(mine_BCHW, other_BCHW, rtol=1e-3, atol=1e-4 * float(other_BCHW.abs().max()))
+
+
+def test_it_is_small() -> None:
+    assert sum(p.numel() for p in SPEC.build(19).parameters()) < 1.6e6
+
+
+def test_what_is_left_out_may_be_missing_and_nothing_else(timms: torch.nn.Module) -> None:
+    file = published_names(timms.state_dict())
+    kept = {
+        key: tensor for key, tensor in file.items() if not re.match(r"_blocks\.1[345]\.|_conv_head|_bn1\.|_fc", key)
+    }
+    assert len(kept) < len(file)
+    network = SPEC.build(19)
+    assert SPEC.load_published(network, kept) == "backbone"
+    with pytest.raises(ModelError, match="is unknown; give efficientnet-lite0"):
+        SPEC.load_published(network, {**kept, "_blocks.16._bn1.weight": torch.zeros(1)})
