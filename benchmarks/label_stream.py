@@ -77,7 +77,16 @@ READERS: Final[Mapping[str, Callable[[Path], Iterable[UInt8Array]]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Segment, check, time in turn, print the tables, write the JSON."""
-    options = _options(arguments)
+    options = parsed(arguments)
+    report, is_void = measured(options)
+    if is_void:
+        sys.exit("void, nothing written: a null pair differs by more than 3 %; repeat on a calmer machine")
+    if options.json is not None:
+        write_text(options.json, json.dumps(report, indent=1) + "\n")
+
+
+def measured(options: argparse.Namespace) -> tuple[Record, bool]:
+    """The report, and whether a null pair says that it is worth nothing."""
     labels = segmented(options.model, options.video, options.frames)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folders = {variant: Path(name) / variant.replace(" ", "_") for variant in WRITERS}
@@ -87,11 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "read": {v: partial(_exhaust, read, folders[v]) for v, read in READERS.items()},
         }
         records, is_void = _asked(questions, len(labels), options)
-    if is_void:
-        sys.exit("void, nothing written: a null pair differs by more than 3 %; repeat on a calmer machine")
-    if options.json is not None:
-        facts: Record = {"frames": len(labels), "shape_hw": labels[0].shape, "bytes_per_frame": sizes}
-        write_text(options.json, json.dumps(_environment(options) | facts | records, indent=1) + "\n")
+    facts: Record = {"frames": len(labels), "shape_hw": labels[0].shape, "bytes_per_frame": sizes}
+    return _environment(options) | facts | records, is_void
 
 
 def segmented(model: Path, video: Path, frames: int) -> list[UInt8Array]:
@@ -142,7 +148,8 @@ def _environment(options: argparse.Namespace) -> Record:
     }
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the words on the command line ask for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.label_stream",
         description=__doc__,

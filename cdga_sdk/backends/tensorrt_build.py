@@ -190,6 +190,19 @@ def build_plan(
         InputError: The timing cache cannot be read.
         ResourceError: The library or the GPU is missing, or there is too little memory.
     """
+    stopped = threading.Event()
+    # In a thread of its own: the bindings drop what a signal raises in one of TensorRT's thousands of log callbacks.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(_built, model_bytes, key, timing_cache, say, stopped).result()
+        except BaseException:
+            stopped.set()
+            raise
+
+
+def _built(
+    model_bytes: bytes, key: EngineKey, timing_cache: Path | None, say: Callable[[str], None], stopped: threading.Event
+) -> bytes:
     trt = import_product(key.product)
     log = _error_log(trt)
     builder = _builder(trt, log)
@@ -200,7 +213,9 @@ def build_plan(
     config = _config(trt, builder, network, key)
     if timing_cache is not None:
         _read_timing_cache(config, timing_cache, say)
-    plan = _build_interruptibly(trt, builder, network, config)
+    config.progress_monitor = watch = _watch(trt, stopped)
+    plan = builder.build_serialized_network(network, config)
+    del watch  # TensorRT has a pointer to it until here
     if plan is None:
         raise _refusal(log.errors)
     if timing_cache is not None:
@@ -296,9 +311,8 @@ def _read_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> N
     config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003 - a C++ signature
 
 
-def _build_interruptibly(trt: Any, builder: Any, network: Any, config: Any) -> Any:
-    """Build in a thread of its own: TensorRT lets go of the interpreter meanwhile, so that signals still arrive."""
-    stopped = threading.Event()
+def _watch(trt: Any, stopped: threading.Event) -> Any:
+    """Ends the build at its next step once ``stopped`` is set."""
 
     class Watch(trt.IProgressMonitor):  # type: ignore[misc]  # the package is untyped
         def __init__(self) -> None:
@@ -311,14 +325,7 @@ def _build_interruptibly(trt: Any, builder: Any, network: Any, config: Any) -> A
 
         def phase_finish(self, phase: str) -> None: ...
 
-    watch = Watch()
-    config.progress_monitor = watch
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(builder.build_serialized_network, network, config).result()
-        except BaseException:
-            stopped.set()
-            raise
+    return Watch()
 
 
 def _refusal(errors: list[str]) -> ModelError | ResourceError:

@@ -8,28 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.peers import AGAIN, OURS, Case, Naive, Peer, Sample, TorchPostProcessing, Worker
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.video.sink import VideoSink, probe
-
-
-class Brightness(nn.Module):
-    """Three classes at stride 8: dark, grey, bright."""
-
-    def forward(self, image_NCHW: Tensor) -> Tensor:
-        grey = torch.nn.functional.avg_pool2d(image_NCHW.mean(1, keepdim=True), 8)
-        return torch.cat([-grey, 0.5 - grey.abs(), grey], dim=1)
+from cdga_train.checkpoint import find_checkpoint
 
 
 @pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    monkeypatch.setattr(Case, "network", lambda self: Brightness())
-    return Case(name="brightness", weights=tmp_path, is_published=True, folder=tmp_path)
+def case(tiny_run: Path, tmp_path: Path) -> Case:
+    return Case(name="efficientvit_b0", weights=find_checkpoint(tiny_run), is_published=False, folder=tmp_path)
 
 
 @pytest.fixture
@@ -43,7 +33,7 @@ def test_variants_give_naive_s_labels(build: Callable[[Case], Peer], case: Case,
     wanted, given = Naive(case).labels(image_bgr), build(case).labels(image_bgr)
     assert given.shape == (136, 240)
     assert given.dtype == np.uint8
-    assert len(np.unique(wanted)) == 3
+    assert len(np.unique(wanted)) > 1
     assert (given == wanted).mean() > peers.MIN_AGREEMENT
 
 

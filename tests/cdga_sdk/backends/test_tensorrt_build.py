@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -142,20 +140,37 @@ def test_workspace_is_accepted(model_bytes: bytes) -> None:
     assert build_plan(model_bytes, key(flags=flags))
 
 
-def test_interruption_stops_the_build(model_bytes: bytes) -> None:
-    def build_for_long() -> None:
-        while time.monotonic() - started < 30:
-            build_plan(model_bytes, key())
+_BUILDING = """
+import sys, threading
+from pathlib import Path
+from cdga_sdk.backends.engine_cache import EngineKey
+from cdga_sdk.backends.tensorrt_build import build_plan
 
-    threads_before = threading.active_count()
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        build_for_long()
-    timer.join()
-    assert threading.active_count() == threads_before
-    assert build_plan(model_bytes, key())
+model, key = Path(sys.argv[1]).read_bytes(), EngineKey.model_validate_json(sys.argv[2])
+threads = threading.active_count()
+try:
+    while True:
+        print("building", flush=True)
+        build_plan(model, key)
+except KeyboardInterrupt:
+    assert threading.active_count() == threads
+    assert build_plan(model, key)
+    print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 0.8])  # while the graph is read, or later
+def test_interruption_stops_the_build(model_bytes: bytes, after_s: float, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(model_bytes)
+    words = [sys.executable, "-c", _BUILDING, str(tmp_path / "model.onnx"), key().model_dump_json()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building\n"
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=120)
+    assert rest.splitlines()[-1] == "stopped"
+    assert process.returncode == 0
 
 
 def test_the_key_says_all(model_bytes: bytes) -> None:

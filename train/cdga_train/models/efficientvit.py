@@ -97,8 +97,7 @@ def _weighted_mean(q_BGDP: Tensor, k_BGDP: Tensor, v_BGDP: Tensor) -> Tensor:
 class _Upsample(nn.Module):
     """Bicubic, in float32: a transposed convolution along each axis, with what bicubic makes of a single one.
 
-    The same sums of products as `F.interpolate`'s. ONNX Runtime's own bicubic interpolation takes a CPU about as long
-    as all of the network's convolutions.
+    The same sums of products as `F.interpolate`'s, in layers that every runtime has fast kernels for.
 
     Args:
         channels: Of the input and the output.
