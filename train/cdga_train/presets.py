@@ -332,7 +332,6 @@ def streets_camvid_cdga() -> TrainConfig:
         source="streets:all",
         source_split="train",
         target_split="day_train",
-        iters=1000,
         score=ScoreConfig(data="camvid:data/camvid", split="val", classes="common11"),
     )
 
@@ -362,7 +361,13 @@ def dashcam_cdga() -> TrainConfig:
     Two rounds: the second with pseudo-labels of the footage.
     """
     return replace(
-        streets_camvid_cdga(), target=None, target_split="train", imgsz=(288, 512), rounds=2, score=ScoreConfig()
+        streets_camvid_cdga(),
+        target=None,
+        target_split="train",
+        imgsz=(288, 512),
+        iters=1000,
+        rounds=2,
+        score=ScoreConfig(),
     )
 
 

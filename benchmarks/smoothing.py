@@ -1,0 +1,212 @@
+"""Do temporal smoothing and tiling help? CamVid val, one clip of 101 frames at 15 Hz with a label on every frame.
+
+Three questions, each asked of the published EfficientViT-B0 weights in float32 on the CPU, common 11 classes:
+
+- ``smooth``: class probabilities are averaged over time, ``p = a p_now + (1 - a) p_before``; ``p_before`` stays in its
+  place, or is first carried along by optical flow (DIS, Kroeger et al. 2016);
+- ``tile``: the frame is cut into 2x2 parts that overlap by a quarter, each enlarged to the network's input;
+- ``larger``: the whole frame is enlarged to twice the sides instead, for the same number of pixels to compute.
+
+Beside mIoU, the temporal consistency: the mIoU of each mask with the one before carried along by the flow (Varghese et
+al. 2020), and that of the labels themselves for comparison. The committed figures are made by::
+
+    python -m benchmarks.smoothing --weights efficientvit_seg_b0_cityscapes.pt --camvid PATH \
+        --json benchmarks/results/smoothing.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.protocol import Record, environment
+from cdga_sdk.atomic import write_text
+from cdga_sdk.labels import CITYSCAPES_NAMES, CLASS_SETS
+from cdga_sdk.metrics import ConfusionMatrix
+from cdga_sdk.opencv import cv2
+from cdga_sdk.preprocess import Preprocess, UInt8Array, resize_image
+from cdga_train.checkpoint import read_published_weights
+from cdga_train.data.base import Dataset
+from cdga_train.data.spec import open_labelled
+from cdga_train.models.registry import network_spec
+
+MODEL: Final = "efficientvit_b0"
+IMGSZ_HW: Final = (352, 480)
+CLASSES: Final = CLASS_SETS["common11"]
+SHARES: Final = (0.7, 0.5, 0.3)
+OVERLAP: Final = 0.25
+
+Number = TypeVar("Number", np.uint8, np.float32)
+Flow = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float32]
+"""(H, W, 19) float32 at the frame's size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One frame of the clip.
+
+    Attributes:
+        image_bgr: (H, W, 3) uint8.
+        label: (H, W) uint8 train ids.
+        flow_HW2: Where each pixel was in the frame before, as an offset (x, y) in pixels; zeros in the first frame.
+    """
+
+    image_bgr: UInt8Array
+    label: UInt8Array
+    flow_HW2: Flow
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score every way, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--camvid", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=None, help="the first of the clip; all by default")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    dataset = open_labelled(f"camvid:{options.camvid}", "val", IMGSZ_HW)
+    frames = list(clip(dataset, options.frames))
+    report: Record = {
+        "what": "CamVid val, common 11 classes, percent",
+        **environment(
+            "benchmarks.smoothing",
+            ["--weights", options.weights.name, "--camvid", "PATH", "--json", "PATH"],
+            ("torch", "timm", "opencv-python", "numpy"),
+            torch.device("cpu"),
+        ),
+        "imgsz_hw": IMGSZ_HW,
+        "frames": len(frames),
+        "consistency_of_labels": round(consistency(frames, [f.label for f in frames]), 2),
+        "ways": scored(frames, published(options.weights)),
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    if options.json is None:
+        sys.stdout.write(text)
+    else:
+        write_text(options.json, text)
+
+
+def published(weights: Path) -> nn.Module:
+    """The network with its published weights."""
+    spec = network_spec(MODEL, IMGSZ_HW)
+    network = spec.build(len(CITYSCAPES_NAMES)).eval()
+    spec.load_published(network, read_published_weights(weights))
+    return network
+
+
+def clip(dataset: Dataset, limit: int | None) -> Iterator[Frame]:
+    """The data set's frames in order, with the flow from each to the one before."""
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    before: UInt8Array | None = None
+    for index in range(min(limit or len(dataset), len(dataset))):
+        sample = dataset[index]
+        assert sample.label is not None
+        grey = np.asarray(cv2.cvtColor(sample.image_bgr, cv2.COLOR_BGR2GRAY), np.uint8)
+        flow = np.zeros((*grey.shape, 2), np.float32)
+        if before is not None:
+            flow = np.asarray(estimator.calc(grey, before, flow), np.float32)
+        yield Frame(image_bgr=sample.image_bgr, label=sample.label, flow_HW2=flow)
+        before = grey
+
+
+def carried(array: npt.NDArray[Number], flow_HW2: Flow, interpolation: int) -> npt.NDArray[Number]:
+    """What the frame before showed, (H, W) or (H, W, C), at the places where it is now."""
+    height, width = flow_HW2.shape[:2]
+    x = np.arange(width, dtype=np.float32) + flow_HW2[:, :, 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow_HW2[:, :, 1]
+    moved = np.empty_like(array.reshape(height, width, -1))
+    for channel in range(moved.shape[2]):
+        plane = array.reshape(height, width, -1)[:, :, channel]
+        moved[:, :, channel] = cv2.remap(plane, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return moved.reshape(array.shape)
+
+
+def probabilities(network: nn.Module, image_bgr: UInt8Array, imgsz_hw: tuple[int, int]) -> Probabilities:
+    """Class probabilities of an image at its own size."""
+    rgb_HWC = resize_image(image_bgr, imgsz_hw)[:, :, ::-1]
+    mean, std = (np.array(values, np.float32) for values in (Preprocess.mean, Preprocess.std))
+    image_HWC = (rgb_HWC.astype(np.float32) / 255 - mean) / std
+    with torch.inference_mode():
+        logits_1CHW = network(torch.from_numpy(image_HWC.transpose(2, 0, 1)[None].copy()))
+        logits_1CHW = F.interpolate(logits_1CHW, image_bgr.shape[:2], mode="bilinear", align_corners=False)
+        return np.asarray(logits_1CHW.softmax(1)[0].permute(1, 2, 0).contiguous().numpy())
+
+
+def tiled(network: nn.Module, image_bgr: UInt8Array) -> Probabilities:
+    """Probabilities of four parts that overlap, averaged where they do."""
+    height, width = image_bgr.shape[:2]
+    rows, columns = (round(side / (2 - OVERLAP)) for side in (height, width))
+    total = np.zeros((height, width, len(CITYSCAPES_NAMES)), np.float32)
+    count = np.zeros((height, width, 1), np.float32)
+    for top in (0, height - rows):
+        for left in (0, width - columns):
+            part = np.s_[top : top + rows, left : left + columns]
+            total[part] += probabilities(network, np.ascontiguousarray(image_bgr[part]), IMGSZ_HW)
+            count[part] += 1
+    return total / count
+
+
+def smoothed(series: Sequence[Probabilities], frames: Sequence[Frame], share: float, *, flow: bool) -> list[UInt8Array]:
+    """Masks of the running mean that gives the present frame ``share``."""
+    masks, mean = [], series[0]
+    for now, frame in zip(series, frames, strict=True):
+        before = carried(mean, frame.flow_HW2, cv2.INTER_LINEAR) if flow else mean
+        mean = np.asarray(share * now + (1 - share) * before, np.float32)
+        masks.append(_argmax(mean))
+    return masks
+
+
+def scored(frames: Sequence[Frame], network: nn.Module) -> list[Record]:
+    """A row for each way."""
+    series = [probabilities(network, f.image_bgr, IMGSZ_HW) for f in frames]
+    twice_hw = (2 * IMGSZ_HW[0], 2 * IMGSZ_HW[1])
+    ways: dict[str, Callable[[], list[UInt8Array]]] = {
+        "plain": lambda: [_argmax(p) for p in series],
+        "tile": lambda: [_argmax(tiled(network, f.image_bgr)) for f in frames],
+        "larger": lambda: [_argmax(probabilities(network, f.image_bgr, twice_hw)) for f in frames],
+    }
+    for share in SHARES:
+        ways[f"smooth {share}"] = lambda share=share: smoothed(series, frames, share, flow=False)  # type: ignore[misc]
+        ways[f"smooth {share}, flow"] = lambda share=share: smoothed(series, frames, share, flow=True)  # type: ignore[misc]
+    return [_row(way, frames, masks()) for way, masks in ways.items()]
+
+
+def _row(way: str, frames: Sequence[Frame], masks: Sequence[UInt8Array]) -> Record:
+    matrix = ConfusionMatrix(CLASSES)
+    for mask, frame in zip(masks, frames, strict=True):
+        matrix.add(mask, frame.label)
+    scores = matrix.scores()
+    return {
+        "way": way,
+        "miou": round(scores.miou, 2),
+        "consistency": round(consistency(frames, masks), 2),
+        "iou": {name: round(value, 2) for name, value in scores.iou.items() if value == value},
+    }
+
+
+def consistency(frames: Sequence[Frame], masks: Sequence[UInt8Array]) -> float:
+    """mIoU, percent, of each mask with the one before carried along by the flow."""
+    matrix = ConfusionMatrix(CLASSES)
+    for before, mask, frame in zip(masks, masks[1:], frames[1:], strict=False):
+        matrix.add(carried(before, frame.flow_HW2, cv2.INTER_NEAREST), mask)
+    return matrix.scores().miou
+
+
+def _argmax(prob_HWC: Probabilities) -> UInt8Array:
+    return np.asarray(prob_HWC.argmax(axis=2), np.uint8)
+
+
+if __name__ == "__main__":
+    main()
