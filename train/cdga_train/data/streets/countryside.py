@@ -16,7 +16,7 @@ import numpy as np
 
 from cdga_train.data.streets.builder import Block, BlockBuilder
 from cdga_train.data.streets.camera import Camera
-from cdga_train.data.streets.highway import Carriageway, Highway, Roadside
+from cdga_train.data.streets.highway import ROAD_BLOCK_M, Carriageway, Highway, Roadside
 from cdga_train.data.streets.highway_streams import BEHIND_DIVIDER_M
 from cdga_train.data.streets.models import (
     BUILDING,
@@ -42,7 +42,7 @@ from cdga_train.data.streets.shapes import (
     Shapes,
 )
 from cdga_train.data.streets.textures import TILE
-from cdga_train.data.streets.town import BLOCK_M, Route
+from cdga_train.data.streets.town import Route
 
 __all__ = ["countryside_block", "panorama"]
 
@@ -52,6 +52,8 @@ _BARRIER, _VERGE, _FENCE, _BANK, _LAND_PLANTS, _LAND = 0, 1, 1, 2, 3, 4
 # a left side is ordered behind all oncoming traffic: the length of a lorry more than what that is ordered behind
 _BEHIND_ONCOMING_M: Final = BEHIND_DIVIDER_M + 17.0
 _FLAT_M: Final = 0.3
+# the far slope of hills, which is in sight where they sink
+_BACK_M: Final = 45.0
 _WHITE: Final[Rgb] = (0.86, 0.86, 0.83)
 _YELLOW: Final[Rgb] = (0.82, 0.62, 0.14)
 _STEEL: Final[Rgb] = (0.6, 0.62, 0.63)
@@ -159,9 +161,9 @@ class _Builder(BlockBuilder):
 
 
 def countryside_block(seed: int, block: int, highway: Highway, route: Route) -> Block:
-    """Block number ``block``: it reaches from block * BLOCK_M to (block + 1) * BLOCK_M along the route."""
+    """Block number ``block``: it reaches from block * ROAD_BLOCK_M to (block + 1) * ROAD_BLOCK_M along the route."""
     builder = _Builder(seed, block, highway)
-    start, end = block * BLOCK_M, (block + 1) * BLOCK_M
+    start, end = block * ROAD_BLOCK_M, (block + 1) * ROAD_BLOCK_M
     cuts = np.linspace(start, end, round((end - start) / builder.piece_m) + 1).tolist()
     pieces = list(pairwise(cuts))
     for carriageway in highway.carriageways:
@@ -174,10 +176,10 @@ def countryside_block(seed: int, block: int, highway: Highway, route: Route) -> 
         if builder.rng.uniform() < 0.9:
             _fence(builder, side, pieces)
         _plants(builder, side, start, end)
-        if builder.rng.uniform() < 0.05:
+        if builder.rng.uniform() < 0.1:
             _hall(builder, side, start)
-    if highway.kind == "motorway" and builder.rng.uniform() < 0.07:
-        _gantry(builder, start + float(builder.rng.uniform(5, 45)))
+    if highway.kind == "motorway" and builder.rng.uniform() < 0.14:
+        _gantry(builder, start + float(builder.rng.uniform(5, 100)))
     return Block(
         shapes=builder.parts.build(route.bend),
         plants=builder.objects(),
@@ -358,9 +360,9 @@ def _barrier(b: _Builder, side: Roadside, pieces: Sequence[tuple[float, float]])
 
 
 def _land(b: _Builder, seed: int, block: int, side: Roadside, pieces: Sequence[tuple[float, float]]) -> None:
-    """Verge, bank and the open land behind it."""
+    """Verge, bank, the open land behind it and the far slope of its hills."""
     grass = b.highway.land.grass_rgb
-    field = np.random.default_rng([seed, 65, side.sign + 1, block // 3 + 1000])
+    field = np.random.default_rng([seed, 65, side.sign + 1, block // 2 + 1000])
     fields = b.highway.land.fields_rgb
     field_rgb = _toned(fields[int(field.integers(len(fields)))], float(field.uniform(0.85, 1.05)))
     if field.uniform() < 0.5:
@@ -370,6 +372,9 @@ def _land(b: _Builder, seed: int, block: int, side: Roadside, pieces: Sequence[t
     for number, s in enumerate(pieces):
         tone = _toned(grass, float(b.rng.uniform(0.96, 1.04)))
         (crest0, crest1), (outer0, outer1) = crests[number : number + 2], outers[number : number + 2]
+        if max(outer0, outer1) > _FLAT_M:
+            behind = (side.outer, side.outer + _BACK_M)
+            b.slope(side, s, behind, (outer0, 0, 0, outer1), field_rgb, _LAND + 1)
         b.slope(side, s, (side.crest, side.outer), (crest0, outer0, outer1, crest1), field_rgb, _LAND)
         b.slope(side, s, (side.foot, side.crest), (0, crest0, crest1, 0), tone, _BANK)
         b.strip(side.sign, (side.edge, side.foot), s, TERRAIN, tone, "grass")
@@ -456,20 +461,22 @@ def _tree(b: _Builder) -> str:
 def _plants(b: _Builder, side: Roadside, start: float, end: float) -> None:
     """Bushes on the bank, an alley, trees alone, poles with wires, and woods on the land behind."""
     rng = b.rng
-    for s in rng.uniform(start, end, int(rng.poisson(5 * side.bushes))).tolist():
+    for s in rng.uniform(start, end, int(rng.poisson(10 * side.bushes))).tolist():
         d = float(rng.uniform(side.foot + 0.8, side.crest))
         b.plant(f"bush{int(rng.integers(3))}", side, s, d, float(rng.uniform(0.6, 1.5)), _leaf(b), _BANK)
     if side.alley:
         for s in np.arange(start + 2, end, 13.5).tolist():
             at = s + float(rng.uniform(-2, 2))
             b.plant(_tree(b), side, at, side.foot - 0.2, float(rng.uniform(0.9, 1.3)), _leaf(b), _VERGE)
-    for s in rng.uniform(start, end, int(rng.poisson(2.5 * side.trees**2))).tolist():
+    for s in rng.uniform(start, end, int(rng.poisson(5 * side.trees**2))).tolist():
         d = float(rng.uniform(side.crest + 1.5, side.crest + 30))
         b.plant(_tree(b), side, s, d, float(rng.uniform(0.7, 1.7)), _leaf(b), _LAND_PLANTS)
     if b.highway.masts and side.sign > 0:
-        b.plant("mast", side, start + 20, side.crest + 1.0, 1.0, (1, 1, 1), _LAND_PLANTS)
-    if rng.uniform() < side.woods:
-        _wood(b, side, start, end)
+        for s in (start + 20, start + 74):
+            b.plant("mast", side, s, side.crest + 1.0, 1.0, (1, 1, 1), _LAND_PLANTS)
+    for s in (start, (start + end) / 2):
+        if rng.uniform() < side.woods:
+            _wood(b, side, s, s + ROAD_BLOCK_M / 2)
 
 
 def _wood(b: _Builder, side: Roadside, start: float, end: float) -> None:

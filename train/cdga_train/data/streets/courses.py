@@ -13,7 +13,7 @@ from cdga_train.data.streets.blocks import block_from_seed, skyline
 from cdga_train.data.streets.builder import Block
 from cdga_train.data.streets.camera import Camera
 from cdga_train.data.streets.countryside import countryside_block, panorama
-from cdga_train.data.streets.highway import ROAD_VIEW_M, highway_from_seed, highway_route
+from cdga_train.data.streets.highway import ROAD_BLOCK_M, ROAD_VIEW_M, highway_from_seed, highway_route
 from cdga_train.data.streets.highway_streams import highway_streams
 from cdga_train.data.streets.models import Objects, objects_of
 from cdga_train.data.streets.shapes import Floats, Shapes
@@ -37,7 +37,8 @@ class Course:
         start_s, speed_mps: Where the driver starts, metres along the route, and how fast he goes.
         d, height_m: The camera's distance from the centre line and height above the road.
         pitch_rad, yaw_rad, fov_rad: See `Camera`; relative to the route.
-        view_m: How far places are laid out.
+        block_m: Length of a block.
+        view_m: How far blocks are laid out.
         streams: Rows of like objects.
         block_of: Lays out a block by its number.
         backdrop: What ends the view at s, for a camera there.
@@ -53,6 +54,7 @@ class Course:
     pitch_rad: float
     yaw_rad: float
     fov_rad: float
+    block_m: float
     view_m: float
     streams: Sequence[Stream]
     block_of: Callable[[int], Block]
@@ -78,6 +80,7 @@ def town_course(seed: int, length_s: float) -> Course:
         pitch_rad=float(rng.normal(0.015, 0.02)),
         yaw_rad=float(rng.normal(0, 0.035)),
         fov_rad=float(np.deg2rad(rng.uniform(50, 78))),
+        block_m=BLOCK_M,
         view_m=VIEW_M,
         streams=streams_of(street, seed, lane=lane, driver_mps=speed_mps, driver_s=start_s),
         block_of=lambda number: block_from_seed(seed, number, street, route),
@@ -90,7 +93,7 @@ def road_course(seed: int, length_s: float) -> Course:
     """The open road ``seed``, laid out for a drive of ``length_s`` seconds."""
     highway = highway_from_seed(seed)
     rng = np.random.default_rng([seed, 67])
-    start_s = float(rng.uniform(0, 3 * BLOCK_M))
+    start_s = float(rng.uniform(0, 2 * ROAD_BLOCK_M))
     speed_mps = float(rng.uniform(22, 33) if highway.kind == "motorway" else rng.uniform(14, 26))
     route = highway_route(seed, highway.kind, start_s + speed_mps * length_s)
     lanes = highway.carriageways[0].lanes
@@ -105,6 +108,7 @@ def road_course(seed: int, length_s: float) -> Course:
         pitch_rad=float(rng.normal(0.0, 0.035)),
         yaw_rad=float(rng.normal(0, 0.03)),
         fov_rad=float(np.deg2rad(rng.uniform(42, 80))),
+        block_m=ROAD_BLOCK_M,
         view_m=ROAD_VIEW_M,
         streams=highway_streams(highway, seed, lane=lane, driver_mps=speed_mps, driver_s=start_s),
         block_of=lambda number: countryside_block(seed, number, highway, route),

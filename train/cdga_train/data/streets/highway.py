@@ -16,6 +16,7 @@ from cdga_train.data.streets.shapes import Rgb
 from cdga_train.data.streets.town import Route, route_of
 
 __all__ = [
+    "ROAD_BLOCK_M",
     "ROAD_VIEW_M",
     "Carriageway",
     "Highway",
@@ -25,8 +26,9 @@ __all__ = [
     "highway_route",
 ]
 
+ROAD_BLOCK_M: Final = 108.0
 ROAD_VIEW_M: Final = 480.0
-_BEHIND_M: Final = 60.0
+_BEHIND_M: Final = 120.0
 _Metres = npt.NDArray[np.float64]
 
 
@@ -175,7 +177,7 @@ class Highway:
 def highway_route(seed: int, kind: str, length_m: float) -> Route:
     """The way of the road; curve radii stay above about 600 m (motorway) or 170 m (country road)."""
     rng = np.random.default_rng([seed, 61])
-    s = np.arange(-_BEHIND_M, length_m + ROAD_VIEW_M + _BEHIND_M, 1.0)
+    s = np.arange(-_BEHIND_M, length_m + ROAD_VIEW_M + ROAD_BLOCK_M + _BEHIND_M, 1.0)
     swing = float(rng.choice([0.1, 0.5, 1.0], p=[0.3, 0.35, 0.35]))
     heading = np.zeros_like(s)
     motorway = kind == "motorway"
@@ -264,7 +266,7 @@ def _relief(rng: np.random.Generator, height_m: float, bias: float) -> tuple[flo
 def _roadside(rng: np.random.Generator, sign: int, edge: float, *, motorway: bool) -> Roadside:
     foot = edge + float(rng.uniform(1.2, 7.0 if motorway else 4.0))
     crest = foot + float(rng.uniform(6, 16))
-    outer = crest + float(rng.uniform(50, 80))
+    outer = crest + float(rng.uniform(40, 65))
     flat = rng.uniform() < 0.35
     bank_m = 0.0 if flat else float(rng.uniform(1.0, min(7.0, 0.5 * (crest - foot))))
     rise_m = float(rng.uniform(4, 22)) if rng.uniform() < 0.45 else 0.0

@@ -70,7 +70,7 @@ def _driving(
                 key=1200 + (0 if forward else 50) + number,
                 d=carriageway.sign * d,
                 spacing=spacing,
-                share=0.25 + 0.6 * highway.traffic,
+                share=0.35 + 0.6 * highway.traffic,
                 kind="haulage" if haulage else "fast",
                 speed=driver_mps if own else speed if forward else -speed,
                 turn_rad=0.0 if forward else float(np.pi),

@@ -625,13 +625,18 @@ def _lorry(name: str) -> Model:
     parts.box((-1.1, -8.2, 0.55), (1.1, 7.6, 1.05), (0.13, 0.13, 0.14))
     parts.box((-1.2, -8.25, 0.45), (1.2, -8.05, 0.75), (0.1, 0.1, 0.11))
     _wheels(parts, 1.15, (-6.4, -5.1, -3.8, 3.6, 6.9), 0.5)
-    parts.box((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), (1, 1, 1), top=(-1.12, 1.12, 5.6, 7.9), slot=0)
-    cab = box_corners((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), (-1.12, 1.12, 5.6, 7.9))
+    # from in front the cab hides the trailer, from behind the trailer the cab
+    parts.box((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95), (0.9, 0.9, 0.9), slot=1, sides="front")
+    cab_top = (-1.12, 1.12, 5.6, 7.9)
+    parts.box((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), (1, 1, 1), top=cab_top, slot=0, sides="front left right top")
+    cab = box_corners((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), cab_top)
     for side in ("front", "left", "right"):
         keep = (0.88, 0.28) if side == "front" else (0.42, 0.24)
         parts.face(_inset([cab[i] for i in BOX_FACES[side]], keep, 0.14), _GLASS, tile=TILE["face_shade"])
+    parts.face(_inset([cab[i] for i in BOX_FACES["front"]], (0.7, 0.16), -0.2), (0.12, 0.12, 0.13))
     cargo = box_corners((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95))
-    parts.box((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95), (1, 1, 1), slot=1, tile=TILE["plaster"])
+    sides = "rear left right top"
+    parts.box((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95), (1, 1, 1), slot=1, tile=TILE["plaster"], sides=sides)
     rear = [cargo[i] for i in BOX_FACES["rear"]]
     for shift in (-0.245, 0.245):
         door = [(x + shift * 2.54, y, z) for x, y, z in _inset(rear, (0.46, 0.93))]

@@ -13,7 +13,6 @@ from cdga_train.data.streets.models import Objects, gather, library, shapes_of
 from cdga_train.data.streets.painter import Shadow
 from cdga_train.data.streets.shapes import Floats, Shapes, concatenate
 from cdga_train.data.streets.streams import objects_in_view
-from cdga_train.data.streets.town import BLOCK_M
 
 __all__ = ["Drive", "Scene", "scene_at", "shadow_of"]
 
@@ -78,7 +77,8 @@ class Drive:
 
     def blocks(self, s: float) -> list[Block]:
         """The blocks in view from ``s``."""
-        wanted = range(int((s - 8) // BLOCK_M), int((s + self.course.view_m) // BLOCK_M) + 1)
+        block_m, view_m = self.course.block_m, self.course.view_m
+        wanted = range(int((s - 8) // block_m), int((s + view_m) // block_m) + 1)
         for gone in [n for n in self._blocks if n < wanted.start]:
             del self._blocks[gone]
         for number in wanted:

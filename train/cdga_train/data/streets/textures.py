@@ -171,7 +171,7 @@ def _surface(name: str, seed: int) -> _Canvas:
         canvas.noise(0.2, first=8)
         for x in range(0, 2 * TILE_PX, 16):
             for slope in (-TILE_PX, TILE_PX):
-                cv2.line(canvas.base, (x, 0), (x + slope, TILE_PX), 1.7, 2)
+                cv2.line(canvas.base, (x, 0), (x + slope, TILE_PX), 1.3, 2)
     return canvas
 
 
