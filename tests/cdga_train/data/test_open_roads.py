@@ -173,5 +173,6 @@ def test_models_have_true_sizes() -> None:
         return np.asarray(np.ptp(model(name).shapes.points.reshape(-1, 3), axis=0), np.float64)
 
     assert extent("lorry") == pytest.approx([2.55, 16.5, 3.95], abs=0.2)
+    assert extent("rigid") == pytest.approx([2.55, 8.6, 3.4], abs=0.2)
     assert 9 < extent("mast")[2] < 10
     assert 4 < extent("bare1")[2] < 9

@@ -23,28 +23,10 @@ _FIRST_SEED: Final = {"train": 1_000_000, "val": 2_000_000}
 _Scene = tuple[Place, str]
 # Repeated over the frames: 8 day, 4 dusk, 3 rain, 3 camera and 2 fog of 20, and a road after two towns; as 20 and 3
 # share no factor, every look comes with both places.
-_LOOKS: Final = [
-    "day",
-    "dusk",
-    "day",
-    "rain",
-    "day",
-    "camera",
-    "day",
-    "dusk",
-    "fog",
-    "day",
-    "dusk",
-    "day",
-    "camera",
-    "rain",
-    "day",
-    "dusk",
-    "day",
-    "camera",
-    "fog",
-    "rain",
-]
+_LOOKS: Final = (
+    *("day", "dusk", "day", "rain", "day", "camera", "day", "dusk", "fog", "day"),
+    *("dusk", "day", "camera", "rain", "day", "dusk", "day", "camera", "fog", "rain"),
+)
 _ALL: Final[tuple[_Scene, ...]] = tuple(
     ("road" if index % 3 == 2 else "town", _LOOKS[index % len(_LOOKS)]) for index in range(3 * len(_LOOKS))
 )

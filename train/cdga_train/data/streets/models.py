@@ -148,7 +148,7 @@ MODEL_NAMES: Final = (
     *(f"{name}{k}" for name in ("cyclist", "tree", "sign") for k in range(8)),
     *(f"bush{k}" for k in range(3)),
     # of the open road; new names go to the end because towns refer to models by number
-    *("lorry", "mast", "delineator"),
+    *("lorry", "rigid", "mast", "delineator"),
     *(f"board{k}" for k in range(4)),
     *(f"grove{k}" for k in range(4)),
     *(f"bare{k}" for k in range(3)),
@@ -618,33 +618,41 @@ def _bollard(name: str) -> Model:
     return Model(shapes=parts.build(), footprint_wl=(0.2, 0.2), height=0.9)
 
 
-def _lorry(name: str) -> Model:
-    """A tractor with a semi-trailer of 16.5 m; slot 0 paints the cab, slot 1 the trailer."""
-    del name
+_GOODS: Final[dict[str, tuple[float, float, float, tuple[float, ...]]]] = {
+    # length, height of cab and of cargo, axles
+    "lorry": (16.5, 3.6, 3.95, (-6.4, -5.1, -3.8, 3.6, 6.9)),
+    "rigid": (8.6, 2.8, 3.4, (-2.6, 3.0)),
+}
+
+
+def _goods_vehicle(name: str) -> Model:
+    """A tractor with a semi-trailer, or a rigid truck; slot 0 paints the cab, slot 1 the cargo."""
+    length, cab_top, cargo_top, axles = _GOODS[name]
     parts = ShapeList(TRUCK)
-    parts.box((-1.1, -8.2, 0.55), (1.1, 7.6, 1.05), (0.13, 0.13, 0.14))
-    parts.box((-1.2, -8.25, 0.45), (1.2, -8.05, 0.75), (0.1, 0.1, 0.11))
-    _wheels(parts, 1.15, (-6.4, -5.1, -3.8, 3.6, 6.9), 0.5)
-    # from in front the cab hides the trailer, from behind the trailer the cab
-    parts.box((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95), (0.9, 0.9, 0.9), slot=1, sides="front")
-    cab_top = (-1.12, 1.12, 5.6, 7.9)
-    parts.box((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), (1, 1, 1), top=cab_top, slot=0, sides="front left right top")
-    cab = box_corners((-1.2, 5.6, 0.5), (1.2, 8.2, 3.6), cab_top)
+    h = length / 2
+    parts.box((-1.1, -h, 0.55), (1.1, h - 0.6, 1.05), (0.13, 0.13, 0.14))
+    parts.box((-1.2, -h, 0.45), (1.2, 0.2 - h, 0.75), (0.1, 0.1, 0.11))
+    _wheels(parts, 1.15, axles, 0.5)
+    # from in front the cab hides the cargo, from behind the cargo the cab
+    low, high = (-1.27, -h, 1.1), (1.27, h - 2.9, cargo_top)
+    parts.box(low, high, (0.9, 0.9, 0.9), slot=1, sides="front")
+    narrow = (-1.12, 1.12, h - 2.6, h - 0.3)
+    parts.box((-1.2, h - 2.6, 0.5), (1.2, h, cab_top), (1, 1, 1), top=narrow, slot=0, sides="front left right top")
+    cab = box_corners((-1.2, h - 2.6, 0.5), (1.2, h, cab_top), narrow)
     for side in ("front", "left", "right"):
         keep = (0.88, 0.28) if side == "front" else (0.42, 0.24)
         parts.face(_inset([cab[i] for i in BOX_FACES[side]], keep, 0.14), _GLASS, tile=TILE["face_shade"])
     parts.face(_inset([cab[i] for i in BOX_FACES["front"]], (0.7, 0.16), -0.2), (0.12, 0.12, 0.13))
-    cargo = box_corners((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95))
-    sides = "rear left right top"
-    parts.box((-1.27, -8.2, 1.1), (1.27, 5.3, 3.95), (1, 1, 1), slot=1, tile=TILE["plaster"], sides=sides)
+    cargo = box_corners(low, high)
+    parts.box(low, high, (1, 1, 1), slot=1, tile=TILE["plaster"], sides="rear left right top")
     rear = [cargo[i] for i in BOX_FACES["rear"]]
     for shift in (-0.245, 0.245):
         door = [(x + shift * 2.54, y, z) for x, y, z in _inset(rear, (0.46, 0.93))]
         parts.face(door, (0.93, 0.93, 0.93), slot=1)
     for side in ("left", "right"):
         parts.face(_inset([cargo[i] for i in BOX_FACES[side]], (0.98, 0.9)), (0.96,) * 3, slot=1)
-    _lights(parts, (1.2, 8.22), (0.78, 0.98), 0.3)
-    return Model(shapes=parts.build(), footprint_wl=(2.55, 16.5), height=3.9)
+    _lights(parts, (1.2, h + 0.02), (0.78, 0.98), 0.3)
+    return Model(shapes=parts.build(), footprint_wl=(2.55, length), height=cargo_top)
 
 
 def _mast(name: str) -> Model:
@@ -769,7 +777,7 @@ _PLAIN: Final[dict[str, Callable[[str], Model]]] = {
     "light1r": _traffic_light,
     "light1g": _traffic_light,
     "bollard": _bollard,
-    "lorry": _lorry,
+    **dict.fromkeys(_GOODS, _goods_vehicle),
     "mast": _mast,
     "delineator": _delineator,
 }

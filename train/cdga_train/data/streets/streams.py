@@ -188,12 +188,12 @@ def _parked_cycles(draws: _Draws, time_s: float) -> list[str]:
 
 def _fast(draws: _Draws, time_s: float) -> list[str]:
     del time_s
-    return _choice(draws, 3, (*_CAR_NAMES, "truck", "bus", "motorcyclist"), (4, 5, 4, 4, 1.6, 0.4, 0.3, 0.25))
+    return _choice(draws, 3, (*_CAR_NAMES, "rigid", "bus", "motorcyclist"), (4, 5, 4, 4, 1.6, 0.4, 0.3, 0.25))
 
 
 def _haulage(draws: _Draws, time_s: float) -> list[str]:
     del time_s
-    return _choice(draws, 3, (*_CAR_NAMES, "truck", "lorry", "bus"), (2, 2, 2, 2, 1.5, 2.5, 5, 0.7))
+    return _choice(draws, 3, (*_CAR_NAMES, "rigid", "lorry", "bus"), (2, 2, 2, 2, 1.5, 2.5, 5, 0.7))
 
 
 def _boards(draws: _Draws, time_s: float) -> list[str]:
