@@ -197,7 +197,7 @@ def _asphalt(b: _Builder, way: Carriageway, pieces: Sequence[tuple[float, float]
     for s in pieces:
         b.strip(way.sign, (way.inner, way.lines[1]), s, ROAD, road.road_rgb, road.asphalt)
         b.strip(way.sign, (way.lines[1], way.edge), s, ROAD, shoulder, road.asphalt)
-        if road.tracks:
+        if road.tracks and way.sign > 0:
             for lane in way.lanes:
                 for d in (lane - 0.85, lane + 0.85):
                     tone = _toned(road.road_rgb, 1 - road.tracks)
@@ -313,7 +313,7 @@ def _hedge(b: _Builder, s: tuple[float, float]) -> None:
 def _rail(b: _Builder, sign: int, s: tuple[float, float], d: float, anchor: Point) -> None:
     """A guard rail on posts; nothing in the class set comes nearer to it than a fence."""
     lateral = d * sign
-    for at in np.arange(s[0] + 0.75, s[1], 4.5).tolist():
+    for at in np.arange(s[0] + 0.75, s[1], 6.0).tolist():
         corners = [(at, lateral - 0.07, 0.0), (at, lateral + 0.07, 0.0), (at, lateral + 0.07, 0.72)]
         corners.append((at, lateral - 0.07, 0.72))
         b.parts.face(
@@ -582,7 +582,7 @@ def panorama(seed: int, highway: Highway, camera: Camera) -> Shapes:
     rows = (
         (1800.0, float(rng.uniform(60, 240)) if mountains else float(rng.uniform(10, 40)), 0.0),
         (1200.0, float(rng.uniform(8, 70)), 0.1),
-        (680.0, float(rng.uniform(9, 15)), 0.45),
+        (600.0, float(rng.uniform(9, 15)), 0.45),
     )
     for number, (distance, height, rough) in enumerate(rows):
         wooded = number == 2 or rng.uniform() < 0.65

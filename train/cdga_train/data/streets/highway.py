@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 ROAD_BLOCK_M: Final = 108.0
-ROAD_VIEW_M: Final = 480.0
+ROAD_VIEW_M: Final = 380.0
 _BEHIND_M: Final = 120.0
 _Metres = npt.NDArray[np.float64]
 

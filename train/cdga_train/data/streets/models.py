@@ -712,7 +712,7 @@ def _grove(variant: int) -> Model:
     """A piece of wood of about 11 m: broad crowns (0 to 2) or conifers (3) over undergrowth."""
     rng = np.random.default_rng([24, variant])
     parts = ShapeList(VEGETATION)
-    for _ in range(5):
+    for _ in range(4):
         centre = (float(rng.uniform(-5, 5)), float(rng.uniform(-3, 0)), float(rng.uniform(0.7, 1.3)))
         parts.blob(centre, (2.2, 1.6), (0.5,) * 3, slot=0, tile=TILE["leaves"], outline=int(rng.integers(1, 16)))
     if variant == 3:
@@ -723,7 +723,7 @@ def _grove(variant: int) -> Model:
                 outline = int(rng.integers(1, 16))
                 parts.blob((x, 0, z), (width, 1.7), (0.7, 0.8, 0.75), slot=0, tile=TILE["conifer"], outline=outline)
         return Model(shapes=parts.build(), footprint_wl=(11.0, 6.0), height=9.0, lifted=1.0)
-    crowns = [(float(rng.uniform(-5, 5)), float(rng.uniform(2.6, 7.5))) for _ in range(11)]
+    crowns = [(float(rng.uniform(-5, 5)), float(rng.uniform(2.6, 7.5))) for _ in range(10)]
     for x, z in sorted(crowns, key=lambda c: -c[1]):
         size = float(rng.uniform(1.5, 2.3))
         tone = 0.62 + 0.055 * z + float(rng.uniform(-0.1, 0.1))
