@@ -94,7 +94,7 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[PRESET|FILE] [KEY=VALUE]...", help="A preset or a YAML/TOML file, then overrides."),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:day, camvid:PATH.")] = None,
+    source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:all, camvid:PATH.")] = None,
     target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. video:ride.mp4.")] = None,
     arm: Annotated[str | None, typer.Option(help="source_only, baseline or cdga.")] = None,
     iters: Annotated[int | None, typer.Option(help="Iterations.")] = None,

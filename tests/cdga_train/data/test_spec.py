@@ -100,8 +100,9 @@ def test_each_kind_of_files_opens(tmp_path: Path, kind: str) -> None:
     assert [p.name for p in list_files(spec, "train").pairs] == [data[i].name for i in range(count)]
 
 
-def test_the_procedural_world_opens() -> None:
-    data, target = open_labelled("streets:day", "train", SIZE_HW), open_unlabelled("streets:day", "train", SIZE_HW)
+@pytest.mark.parametrize("spec", ["streets:day", "streets:road", "streets:all"])
+def test_the_procedural_world_opens(spec: str) -> None:
+    data, target = open_labelled(spec, "train", SIZE_HW), open_unlabelled(spec, "train", SIZE_HW)
     assert isinstance(data, StreetsDataset)
     assert (data.is_labelled, target.is_labelled) == (True, False)
     assert data[0].label is not None

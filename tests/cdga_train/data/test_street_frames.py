@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdga_sdk.errors import UsageError
-from cdga_train.data.street_frames import StreetsDataset
-from cdga_train.data.streets import DOMAINS
+from cdga_train.data.street_frames import STREETS, StreetsDataset
+from cdga_train.data.streets import DOMAINS, render_frame
 
 SIZE_HW = (64, 96)
 
@@ -34,12 +34,12 @@ def test_colours_are_bgr() -> None:
     assert blue > red
 
 
-def test_no_two_domains_or_splits_share_a_place() -> None:
+def test_no_two_worlds_or_splits_share_a_place() -> None:
     names = [
-        int(StreetsDataset(domain, split, SIZE_HW)[i].name.rpartition("_")[2])
-        for domain in DOMAINS
-        for split, length in (("train", 400), ("val", 100))
-        for i in (0, length - 1)
+        int(data[i].name.rpartition("_")[2])
+        for world in STREETS
+        for data in (StreetsDataset(world, split, SIZE_HW) for split in ("train", "val"))
+        for i in (0, len(data) - 1)
     ]
     spans = sorted(zip(names[::2], names[1::2], strict=True))
     assert all(first <= last for first, last in spans)
@@ -54,11 +54,38 @@ def test_lengths_and_labels() -> None:
     assert not data.is_labelled
 
 
+def test_all_is_every_look_of_towns_and_open_roads() -> None:
+    train, val = (StreetsDataset("all", split, SIZE_HW) for split in ("train", "val"))
+    assert (len(train), len(val)) == (2000, 500)
+    words = [val[i].name.split("_")[:-1] for i in range(60)]
+    roads = [w[1] for w in words if w[0] == "road"]
+    towns = [w[0] for w in words if w[0] != "road"]
+    assert len(roads) == 20
+    assert {d: towns.count(d) + roads.count(d) for d in DOMAINS} == {
+        "day": 24, "dusk": 12, "rain": 9, "fog": 6, "camera": 9,
+    }  # fmt: skip
+    assert set(towns) == set(roads) == set(DOMAINS)
+    assert min(roads.count(d) for d in DOMAINS) >= 2
+
+
+def test_open_roads_by_day() -> None:
+    train, val = (StreetsDataset("road", split, SIZE_HW) for split in ("train", "val"))
+    assert (len(train), len(val)) == (400, 100)
+    assert train[7].name == "road_day_1600007"
+    drawn = render_frame(seed=1_600_007, place="road", size_wh=(96, 64))
+    assert (train[7].image_bgr[..., ::-1] == drawn.image_rgb).all()
+
+
+def test_every_world_and_split_has_an_identity_of_its_own() -> None:
+    found = {StreetsDataset(world, split, SIZE_HW).identity() for world in STREETS for split in ("train", "val")}
+    assert len(found) == 2 * len(STREETS)
+
+
 @pytest.mark.parametrize(
     ("domain", "split", "message"),
     [
         ("dsuk", "train", "no domain 'dsuk'; did you mean 'dusk'"),
-        ("zzz", "train", "no domain 'zzz'; use one of day, dusk"),
+        ("zzz", "train", "no domain 'zzz'; use one of day, dusk, rain, fog, camera, all, road"),
         ("day", "vall", "no split 'vall'; did you mean 'val'"),
         ("day", "test", "no split 'test'; use one of train, val"),
     ],

@@ -2,7 +2,9 @@
 
 ::
 
-    streets:day          the procedural world: day, dusk, rain, fog, camera; splits train and val
+    streets:day          the procedural world's towns: day, dusk, rain, fog, camera; splits train and val
+    streets:road         its open roads by day; splits train and val
+    streets:all          its towns and open roads in all five looks; splits train and val
     gta5:PATH            GTA5: images/ and labels/; split train is every frame
     synthia:PATH         SYNTHIA-RAND-CITYSCAPES: RGB/ and GT/LABELS/; split train is every frame
     cityscapes:PATH      Cityscapes: leftImg8bit/ and gtFine/; splits train, val, test
@@ -91,7 +93,7 @@ def _listing(kind: str, place: str, split: str, *, with_labels: bool) -> Listing
 
 
 def _no_labels(spec: str) -> InputError:
-    return InputError("has no labels", where=spec, fix="name a labelled data set, e.g. streets:day or camvid:PATH")
+    return InputError("has no labels", where=spec, fix="name a labelled data set, e.g. streets:all or camvid:PATH")
 
 
 def _kind_and_place(spec: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -13,35 +14,63 @@ import numpy as np
 from cdga_sdk.errors import UsageError
 from cdga_train.data import streets
 from cdga_train.data.base import Sample
-from cdga_train.data.streets import DOMAINS, render_frame
+from cdga_train.data.streets import DOMAINS, Place, render_frame
 
-__all__ = ["StreetsDataset"]
+__all__ = ["STREETS", "StreetsDataset"]
 
-# Seeds of a split start here; a domain adds its own offset, so that no two domains or splits show the same place.
+# Seeds of a split start here; each world adds its own offset, so that no two worlds or splits show the same place.
 _FIRST_SEED: Final = {"train": 1_000_000, "val": 2_000_000}
-_NUM_FRAMES: Final = {"train": 400, "val": 100}
+_Scene = tuple[Place, str]
+# Repeated over the frames: 8 day, 4 dusk, 3 rain, 3 camera and 2 fog of 20, and a road after two towns; as 20 and 3
+# share no factor, every look comes with both places.
+_LOOKS: Final = (
+    *("day", "dusk", "day", "rain", "day", "camera", "day", "dusk", "fog", "day"),
+    *("dusk", "day", "camera", "rain", "day", "dusk", "day", "camera", "fog", "rain"),
+)
+_ALL: Final[tuple[_Scene, ...]] = tuple(
+    ("road" if index % 3 == 2 else "town", _LOOKS[index % len(_LOOKS)]) for index in range(3 * len(_LOOKS))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _World:
+    """What frame i of a data set shows: ``scenes[i % len(scenes)]``; ``num_frames`` by split."""
+
+    scenes: tuple[_Scene, ...]
+    num_frames: dict[str, int]
+
+
+_FEW: Final = {"train": 400, "val": 100}
+# The order decides the seeds: new worlds go to the end.
+_WORLDS: Final[dict[str, _World]] = {
+    **{domain: _World(scenes=(("town", domain),), num_frames=_FEW) for domain in DOMAINS},
+    "all": _World(scenes=_ALL, num_frames={"train": 2000, "val": 500}),
+    "road": _World(scenes=(("road", "day"),), num_frames=_FEW),
+}
+STREETS: Final = tuple(_WORLDS)
 
 
 class StreetsDataset:
-    """Frames of one domain of `cdga_train.data.streets`, drawn at the network's size.
+    """Frames of the procedural world, drawn at the network's size.
 
     Args:
-        domain: One of `cdga_train.data.streets.DOMAINS`.
-        split: ``train`` (400 frames) or ``val`` (100 other places).
+        world: One of `STREETS`: a domain of `cdga_train.data.streets` in towns, ``road`` (open roads by day) or ``all``
+            (five domains, two towns for each open road).
+        split: ``train`` (400 frames, ``all`` 2000) or ``val`` (100 or 500 other places).
         size_hw: Height and width drawn.
         with_labels: Whether samples carry their labels.
 
     Raises:
-        UsageError: No such domain or split.
+        UsageError: No such world or split.
     """
 
-    def __init__(self, domain: str, split: str, size_hw: tuple[int, int], *, with_labels: bool = True) -> None:
-        _check_word("domain", domain, DOMAINS)
+    def __init__(self, world: str, split: str, size_hw: tuple[int, int], *, with_labels: bool = True) -> None:
+        _check_word("domain", world, STREETS)
         _check_word("split", split, tuple(_FIRST_SEED))
         self.is_labelled = with_labels
-        self._domain = domain
-        self._first_seed = _FIRST_SEED[split] + 100_000 * DOMAINS.index(domain)
-        self._length = _NUM_FRAMES[split]
+        self._world = world
+        self._first_seed = _FIRST_SEED[split] + 100_000 * STREETS.index(world)
+        self._length = _WORLDS[world].num_frames[split]
         self._size_wh = (size_hw[1], size_hw[0])
 
     def __len__(self) -> int:
@@ -49,12 +78,15 @@ class StreetsDataset:
 
     def identity(self) -> str:
         """The frames' seeds and size, and a hash over the code that draws them."""
-        return f"streets {self._domain} {self._first_seed} {self._length} {self._size_wh} {_code_hash()}"
+        return f"streets {self._world} {self._first_seed} {self._length} {self._size_wh} {_code_hash()}"
 
     def __getitem__(self, index: int) -> Sample:
-        frame = render_frame(seed=self._first_seed + index, domain=self._domain, size_wh=self._size_wh)
+        scenes = _WORLDS[self._world].scenes
+        place, domain = scenes[index % len(scenes)]
+        seed = self._first_seed + index
+        frame = render_frame(seed=seed, domain=domain, size_wh=self._size_wh, place=place)
         return Sample(
-            name=f"{self._domain}_{self._first_seed + index}",
+            name=f"{domain}_{seed}" if place == "town" else f"{place}_{domain}_{seed}",
             image_bgr=np.ascontiguousarray(frame.image_rgb[:, :, ::-1]),
             label=frame.label if self.is_labelled else None,
         )

@@ -1,14 +1,14 @@
-"""A procedural labelled driving world that needs no download: streets in five looks, with exact labels.
+"""A procedural labelled driving world that needs no download: towns and open roads in five looks, with exact labels.
 
-A town is laid out along a route from a seed, in metres. A pinhole camera drives through it, every shape is drawn once
-into a buffer of shape numbers, and label, depth, texture and light follow from that buffer, so image and label agree
-in every pixel. Five domains show the same places as sunny or grey `day`, `dusk`, `rain`, `fog`, and through another
-`camera`; a domain changes colours and never a label.
+A town or an open road is laid out along a route from a seed, in metres. A pinhole camera drives through it, every
+shape is drawn once into a buffer of shape numbers, and label, depth, texture and light follow from that buffer, so
+image and label agree in every pixel. Five domains show the same places as sunny or grey `day`, `dusk`, `rain`, `fog`,
+and through another `camera`; a domain changes colours and never a label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cdga_sdk.errors import UsageError
+from cdga_train.data.streets.courses import PLACES, Place
 from cdga_train.data.streets.domains import DOMAINS, finish, look_of
 from cdga_train.data.streets.painter import paint_geometry, shade
 from cdga_train.data.streets.scene import Drive, scene_at, shadow_of
 
-__all__ = ["DOMAINS", "StreetFrame", "render_clip", "render_frame"]
+__all__ = ["DOMAINS", "PLACES", "Place", "StreetFrame", "render_clip", "render_frame"]
 
 _MIN_SIDE, _MAX_SIDE = 16, 4096
 
@@ -39,8 +40,10 @@ class StreetFrame:
     label: npt.NDArray[np.uint8]
 
 
-def render_frame(*, seed: int, domain: str = "day", size_wh: tuple[int, int] = (512, 256)) -> StreetFrame:
-    """One frame of its own: every seed is another town, camera and traffic.
+def render_frame(
+    *, seed: int, domain: str = "day", size_wh: tuple[int, int] = (512, 256), place: Place = "town"
+) -> StreetFrame:
+    """One frame of its own: every seed is another place, camera and traffic.
 
     The same seed in another domain is the same place with the identical label; the same arguments give the same bytes.
 
@@ -48,11 +51,12 @@ def render_frame(*, seed: int, domain: str = "day", size_wh: tuple[int, int] = (
         seed: 0 or more.
         domain: One of `DOMAINS`.
         size_wh: Width and height in pixels, 16 to 4096 each; drawn at this size, not resized.
+        place: One of `PLACES`: a town, or an open road (motorway or country road).
 
     Raises:
-        UsageError: Unknown domain, negative seed or a size out of range.
+        UsageError: Unknown domain or place, negative seed or a size out of range.
     """
-    return next(render_clip(seed=seed, num_frames=1, domain=domain, size_wh=size_wh))
+    return next(render_clip(seed=seed, num_frames=1, domain=domain, size_wh=size_wh, place=place))
 
 
 def render_clip(
@@ -62,10 +66,11 @@ def render_clip(
     domain: str = "day",
     size_wh: tuple[int, int] = (512, 256),
     fps: Fraction = Fraction(25),
+    place: Place = "town",
 ) -> Iterator[StreetFrame]:
-    """A continuous drive through the town of ``seed``: the camera moves forward, traffic and people move.
+    """A continuous drive through the place of ``seed``: the camera moves forward, traffic and people move.
 
-    Frame 0 is `render_frame` of the same arguments. Frame n shows the town n / fps seconds later. Only the centre
+    Frame 0 is `render_frame` of the same arguments. Frame n shows the place n / fps seconds later. Only the centre
     line of the route grows with the length (32 bytes a metre).
 
     Args:
@@ -74,18 +79,23 @@ def render_clip(
         domain: One of `DOMAINS`.
         size_wh: Width and height in pixels, 16 to 4096 each.
         fps: Frames per second, above 0.
+        place: One of `PLACES`.
 
     Raises:
-        UsageError: Unknown domain, negative seed or number of frames, a size or rate out of range; raised by the call
-            itself, not by the first frame.
+        UsageError: Unknown domain or place, negative seed or number of frames, a size or rate out of range; raised by
+            the call itself, not by the first frame.
     """
-    _check(seed=seed, num_frames=num_frames, domain=domain, size_wh=size_wh, fps=fps)
-    return _frames(seed, num_frames, domain, size_wh, fps)
+    _check_word("domain", domain, DOMAINS)
+    _check_word("place", place, PLACES)
+    _check(seed=seed, num_frames=num_frames, size_wh=size_wh, fps=fps)
+    return _frames(seed, num_frames, domain, size_wh, fps, place)
 
 
-def _frames(seed: int, num_frames: int, domain: str, size_wh: tuple[int, int], fps: Fraction) -> Iterator[StreetFrame]:
-    drive = Drive(seed, 12.0 * float(num_frames / fps), size_wh)
-    look = look_of(domain, seed)
+def _frames(
+    seed: int, num_frames: int, domain: str, size_wh: tuple[int, int], fps: Fraction, place: Place
+) -> Iterator[StreetFrame]:
+    drive = Drive(seed, float(num_frames / fps), size_wh, place)
+    look = look_of(domain, seed, place)
     for number in range(num_frames):
         scene = scene_at(drive, float(number / fps))
         shadow = shadow_of(scene, look.lighting.sun_direction, look.shadow)
@@ -96,11 +106,14 @@ def _frames(seed: int, num_frames: int, domain: str, size_wh: tuple[int, int], f
         yield StreetFrame(image_rgb=picture, label=geometry.label)
 
 
-def _check(*, seed: int, num_frames: int, domain: str, size_wh: tuple[int, int], fps: Fraction) -> None:
-    if domain not in DOMAINS:
-        near = get_close_matches(domain, DOMAINS, n=1, cutoff=0.3)
+def _check_word(what: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        near = get_close_matches(word, known, n=1, cutoff=0.3)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UsageError(f"unknown domain '{domain}'", fix=f"{hint}use one of {', '.join(DOMAINS)}")
+        raise UsageError(f"unknown {what} '{word}'", fix=f"{hint}use one of {', '.join(known)}")
+
+
+def _check(*, seed: int, num_frames: int, size_wh: tuple[int, int], fps: Fraction) -> None:
     if len(size_wh) != 2 or not all(_MIN_SIDE <= side <= _MAX_SIDE for side in size_wh):
         raise UsageError(
             f"size {'x'.join(str(side) for side in size_wh)} cannot be drawn",

@@ -1,4 +1,4 @@
-"""What stands still and is large: ground, road marks, houses, walls, fences, hedges, and the end of the view.
+"""What stands still and is large in a town: ground, road marks, houses, walls, fences, hedges, and the end of the view.
 
 Blocks are drawn up in route coordinates (s, d, z) and bent onto the route all at once when they are complete.
 """
@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from cdga_train.data.streets.builder import Block, BlockBuilder, leaf_rgb
 from cdga_train.data.streets.models import (
     BUILDING,
     FENCE,
@@ -26,7 +27,6 @@ from cdga_train.data.streets.models import (
 from cdga_train.data.streets.shapes import (
     LAYER_GROUND,
     LAYER_MARK,
-    Floats,
     Point,
     Rgb,
     ShapeList,
@@ -35,7 +35,7 @@ from cdga_train.data.streets.shapes import (
 from cdga_train.data.streets.textures import TILE
 from cdga_train.data.streets.town import BLOCK_M, Gap, Route, Side, Street, gap_of_block
 
-__all__ = ["Block", "block_from_seed", "skyline"]
+__all__ = ["block_from_seed", "skyline"]
 
 _GRASS: Final[Rgb] = (0.33, 0.40, 0.2)
 _STRIP_M: Final = 9.0
@@ -60,149 +60,17 @@ _ROOFS: Final[tuple[Rgb, ...]] = ((0.45, 0.2, 0.15), (0.5, 0.27, 0.19), (0.26, 0
 _WALL_TILES: Final = {"windows0": "plaster", "windows1": "brick", "windows2": "concrete"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One block.
-
-    Attributes:
-        shapes: Ground, marks, houses, walls.
-        plants: Trees and bushes on the plots, in route coordinates.
-        walls: (n, 2, 3) base lines of walls, with their heights ``wall_heights`` (n,), for shadows.
-        wall_heights: Metres.
-        gap: The side street, if any.
-    """
-
-    shapes: Shapes
-    plants: Objects
-    walls: Floats
-    wall_heights: Floats
-    gap: Gap | None
-
-
-class _Builder:
-    """Collects one block."""
+class _Builder(BlockBuilder):
+    """Collects one block of a town."""
 
     def __init__(self, seed: int, block: int, street: Street) -> None:
-        self.rng = np.random.default_rng([seed, 4, block + 1000])
+        super().__init__(np.random.default_rng([seed, 4, block + 1000]))
         self.street = street
-        self.parts = ShapeList(BUILDING)
         self.plants: list[tuple[str, float, float, float, float, Rgb]] = []
-        self.walls: list[tuple[Point, Point]] = []
-        self.wall_heights: list[float] = []
-
-    def strip(
-        self,
-        side: int,
-        d: tuple[float, float],
-        s: tuple[float, float],
-        train_id: int,
-        rgb: Rgb,
-        tile: str,
-        *,
-        tile_m: float = 4.0,
-        layer: int = LAYER_GROUND,
-    ) -> None:
-        """A piece of ground between two distances from the centre line; ``d`` counts outwards on ``side``."""
-        left, right = sorted((d[0] * side, d[1] * side))
-        corners = [(s[0], left, 0.0), (s[0], right, 0.0), (s[1], right, 0.0), (s[1], left, 0.0)]
-        repeat = ((right - left) / tile_m, (s[1] - s[0]) / tile_m)
-        offset = ((left / tile_m) % 1.0, (s[0] / tile_m) % 1.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            offset=offset,
-            layer=layer,
-            one_sided=False,
-        )
-
-    def upright(
-        self,
-        side: int,
-        s: tuple[float, float],
-        d: float,
-        z: tuple[float, float],
-        train_id: int,
-        rgb: Rgb,
-        tile: str,
-        *,
-        repeat: tuple[float, float],
-        offset: tuple[float, float] = (0.0, 0.0),
-        order: int = 0,
-        line: float | None = None,
-    ) -> None:
-        """A wall along the street at distance ``d`` that looks at the street."""
-        ends = (s[1], s[0]) if side > 0 else (s[0], s[1])
-        lateral = d * side
-        corners = [
-            (ends[0], lateral, z[0]),
-            (ends[1], lateral, z[0]),
-            (ends[1], lateral, z[1]),
-            (ends[0], lateral, z[1]),
-        ]
-        anchor = (s[1], (d if line is None else line) * side, 0.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            offset=offset,
-            order=order,
-            anchor=anchor,
-            one_sided=False,
-        )
-
-    def across(
-        self,
-        side: int,
-        s: float,
-        d: tuple[float, float],
-        z: tuple[float, float],
-        train_id: int,
-        rgb: Rgb,
-        tile: str,
-        *,
-        repeat: tuple[float, float],
-        order: int = 0,
-        gable: float = 0.0,
-        line: float | None = None,
-    ) -> None:
-        """A wall across the street's direction that looks back at the driver, with a gable on top if wanted."""
-        left, right = sorted((d[0] * side, d[1] * side))
-        corners = [(s, left, z[0]), (s, right, z[0]), (s, right, z[1])]
-        if gable:
-            corners.append((s, (left + right) / 2, z[1] + gable))
-        corners.append((s, left, z[1]))
-        anchor = (s, (min(d) if line is None else line) * side, 0.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            order=order,
-            anchor=anchor,
-            one_sided=False,
-        )
 
     def plant(self, name: str, s: float, d: float, scale: float, rgb: Rgb, *, line: float | None = None) -> None:
         """A tree or bush; with ``line``, it stands behind a wall there and is ordered before it."""
         self.plants.append((name, s, d, np.nan if line is None else line, scale, rgb))
-
-    def shadow_wall(self, side: int, s: tuple[float, float], d: float, height: float) -> None:
-        self.walls.append(((s[0], d * side, 0.0), (s[1], d * side, 0.0)))
-        self.wall_heights.append(height)
-
-
-def leaf_rgb(rng: np.random.Generator) -> Rgb:
-    """A green between dark conifer and light lime, rarely autumn."""
-    if rng.uniform() < 0.08:
-        return float(rng.uniform(0.45, 0.6)), float(rng.uniform(0.34, 0.42)), 0.14
-    green = float(rng.uniform(0.3, 0.46))
-    return green * float(rng.uniform(0.62, 0.9)), green, green * float(rng.uniform(0.35, 0.6))
 
 
 def block_from_seed(seed: int, block: int, street: Street, route: Route) -> Block:

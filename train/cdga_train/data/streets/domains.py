@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -63,8 +63,31 @@ def _sun(rng: np.random.Generator, low: float, high: float) -> tuple[float, floa
     return flat * float(np.sin(azimuth)), flat * float(np.cos(azimuth)), float(np.sin(height))
 
 
-def look_of(domain: str, seed: int) -> Look:
-    """The look of ``domain`` in the town of ``seed``; ``day`` and ``camera`` share sun and sky."""
+def look_of(domain: str, seed: int, place: str = "town") -> Look:
+    """The look of ``domain`` in the place of ``seed``; ``day`` and ``camera`` share sun and sky."""
+    look = _town_look(domain, seed)
+    return look if place == "town" else _in_the_open(look, np.random.default_rng([seed, 68]))
+
+
+def _in_the_open(look: Look, rng: np.random.Generator) -> Look:
+    """Clearer air than in towns and, by day, skies from deep blue to overexposed white."""
+    clear = float(rng.uniform(1, 5))
+    kind, level = float(rng.uniform()), float(rng.uniform())
+    if look.domain not in {"day", "camera"}:
+        return replace(look, haze_m=look.haze_m * (1 + 0.2 * clear))
+    look = replace(look, haze_m=look.haze_m * clear)
+    if kind < 0.22:
+        white = 0.94 + 0.12 * level
+        return replace(look, sky_top=(white * 0.98, white, white), sky_low=(white,) * 3, cloud=0.0)
+    if kind < 0.62:
+        top = (0.2 + 0.2 * level, 0.36 + 0.2 * level, 0.64 + 0.16 * level)
+        low = (0.62 + 0.16 * level, 0.76 + 0.1 * level, 0.86 + 0.08 * level)
+        cloud = 0.0 if level < 0.6 else 0.5 * level
+        return replace(look, sky_top=top, sky_low=low, cloud=cloud, haze_rgb=_scaled(low, 0.92))
+    return look
+
+
+def _town_look(domain: str, seed: int) -> Look:
     sunlight = np.random.default_rng([seed, 31])
     sun = _sun(sunlight, 25, 65)
     mood = np.random.default_rng([seed, 32, DOMAINS.index(domain)])

@@ -147,6 +147,11 @@ MODEL_NAMES: Final = (
     *(f"person{k}" for k in range(9)),
     *(f"{name}{k}" for name in ("cyclist", "tree", "sign") for k in range(8)),
     *(f"bush{k}" for k in range(3)),
+    # of the open road; new names go to the end because towns refer to models by number
+    *("lorry", "rigid", "mast", "delineator"),
+    *(f"board{k}" for k in range(4)),
+    *(f"grove{k}" for k in range(4)),
+    *(f"bare{k}" for k in range(3)),
 )
 
 
@@ -613,6 +618,150 @@ def _bollard(name: str) -> Model:
     return Model(shapes=parts.build(), footprint_wl=(0.2, 0.2), height=0.9)
 
 
+_GOODS: Final[dict[str, tuple[float, float, float, tuple[float, ...]]]] = {
+    # length, height of cab and of cargo, axles
+    "lorry": (16.5, 3.6, 3.95, (-6.4, -5.1, -3.8, 3.6, 6.9)),
+    "rigid": (8.6, 2.8, 3.4, (-2.6, 3.0)),
+}
+
+
+def _goods_vehicle(name: str) -> Model:
+    """A tractor with a semi-trailer, or a rigid truck; slot 0 paints the cab, slot 1 the cargo."""
+    length, cab_top, cargo_top, axles = _GOODS[name]
+    parts = ShapeList(TRUCK)
+    h = length / 2
+    parts.box((-1.1, -h, 0.55), (1.1, h - 0.6, 1.05), (0.13, 0.13, 0.14))
+    parts.box((-1.2, -h, 0.45), (1.2, 0.2 - h, 0.75), (0.1, 0.1, 0.11))
+    _wheels(parts, 1.15, axles, 0.5)
+    # from in front the cab hides the cargo, from behind the cargo the cab
+    low, high = (-1.27, -h, 1.1), (1.27, h - 2.9, cargo_top)
+    parts.box(low, high, (0.9, 0.9, 0.9), slot=1, sides="front")
+    narrow = (-1.12, 1.12, h - 2.6, h - 0.3)
+    parts.box((-1.2, h - 2.6, 0.5), (1.2, h, cab_top), (1, 1, 1), top=narrow, slot=0, sides="front left right top")
+    cab = box_corners((-1.2, h - 2.6, 0.5), (1.2, h, cab_top), narrow)
+    for side in ("front", "left", "right"):
+        keep = (0.88, 0.28) if side == "front" else (0.42, 0.24)
+        parts.face(_inset([cab[i] for i in BOX_FACES[side]], keep, 0.14), _GLASS, tile=TILE["face_shade"])
+    parts.face(_inset([cab[i] for i in BOX_FACES["front"]], (0.7, 0.16), -0.2), (0.12, 0.12, 0.13))
+    cargo = box_corners(low, high)
+    parts.box(low, high, (1, 1, 1), slot=1, tile=TILE["plaster"], sides="rear left right top")
+    rear = [cargo[i] for i in BOX_FACES["rear"]]
+    for shift in (-0.245, 0.245):
+        door = [(x + shift * 2.54, y, z) for x, y, z in _inset(rear, (0.46, 0.93))]
+        parts.face(door, (0.93, 0.93, 0.93), slot=1)
+    for side in ("left", "right"):
+        parts.face(_inset([cargo[i] for i in BOX_FACES[side]], (0.98, 0.9)), (0.96,) * 3, slot=1)
+    _lights(parts, (1.2, h + 0.02), (0.78, 0.98), 0.3)
+    return Model(shapes=parts.build(), footprint_wl=(2.55, length), height=cargo_top)
+
+
+def _mast(name: str) -> Model:
+    """A wooden pole with a cross arm for wires."""
+    del name
+    parts = ShapeList(POLE)
+    wood: Rgb = (0.36, 0.29, 0.23)
+    parts.bone((0, 0, 0), (0, 0, 9.6), (0.15, 0.11), wood, tile=TILE["round"])
+    parts.bone((-1.1, 0, 9.0), (1.1, 0, 9.0), (0.07, 0.07), wood)
+    for x in (-1.0, -0.5, 0.5, 1.0):
+        parts.bone((x, 0, 9.05), (x, 0, 9.3), (0.05, 0.04), (0.6, 0.6, 0.6))
+    return Model(shapes=parts.build(), footprint_wl=(0.4, 0.4), height=9.6)
+
+
+def _delineator(name: str) -> Model:
+    """A white post of 1 m with a black band, beside the edge line."""
+    del name
+    parts = ShapeList(POLE)
+    parts.bone((0, 0, 0), (0, 0, 1.0), (0.065, 0.06), (0.85, 0.85, 0.83), tile=TILE["round"])
+    parts.bone((0, 0, 0.68), (0, 0, 0.86), (0.067, 0.067), (0.08, 0.08, 0.08))
+    return Model(shapes=parts.build(), footprint_wl=(0.15, 0.15), height=1.0)
+
+
+_BOARDS: Final[tuple[tuple[float, float, Rgb, Rgb], ...]] = (
+    # half width, half height, ground, letters
+    (1.9, 1.2, (0.06, 0.2, 0.5), _WHITE),
+    (1.7, 1.0, (0.03, 0.34, 0.22), _WHITE),
+    (1.5, 0.8, (0.85, 0.85, 0.83), (0.1, 0.1, 0.1)),
+    (0.62, 0.62, (0.9, 0.62, 0.06), (0.08, 0.08, 0.08)),
+)
+
+
+def _board(variant: int) -> Model:
+    """A direction board in blue, green or white on two posts, or (3) a yellow warning diamond on one."""
+    half_width, half_height, ground, letters = _BOARDS[variant]
+    parts = ShapeList(POLE)
+    middle = 2.2 + half_height
+    for x in (-half_width * 0.6, half_width * 0.6) if variant < 3 else (0.0,):
+        parts.bone((x, 0, 0), (x, 0, middle), (0.07, 0.06), (0.5, 0.51, 0.52), tile=TILE["round"])
+    parts.train_id = SIGN
+    if variant == 3:
+        _plate(parts, _ring(0.85, 4), middle, ground, 0.0)
+        _plate(parts, _rectangle(0.1, 0.3), middle, letters, 0.012)
+        return Model(shapes=parts.build(), footprint_wl=(0.3, 0.2), height=3.4)
+    _plate(parts, _rectangle(half_width, half_height), middle, letters, 0.0)
+    _plate(parts, _rectangle(half_width - 0.07, half_height - 0.07), middle, ground, 0.012)
+    rng = np.random.default_rng([23, variant])
+    for row in range(2 + variant % 2):
+        width = half_width * float(rng.uniform(0.4, 0.75))
+        v = half_height * (0.5 - 0.55 * row)
+        line = [(x - half_width * 0.85 + width, y + v) for x, y in _rectangle(width, 0.13)]
+        _plate(parts, line, middle, letters, 0.024)
+    return Model(shapes=parts.build(), footprint_wl=(2 * half_width, 0.2), height=middle + 1, lifted=2.0)
+
+
+def _grove(variant: int) -> Model:
+    """A piece of wood of about 11 m: broad crowns (0 to 2) or conifers (3) over undergrowth."""
+    rng = np.random.default_rng([24, variant])
+    parts = ShapeList(VEGETATION)
+    for _ in range(4):
+        centre = (float(rng.uniform(-5, 5)), float(rng.uniform(-3, 0)), float(rng.uniform(0.7, 1.3)))
+        parts.blob(centre, (2.2, 1.6), (0.5,) * 3, slot=0, tile=TILE["leaves"], outline=int(rng.integers(1, 16)))
+    if variant == 3:
+        for number in range(5):
+            x, tip = -4.4 + 2.2 * number + float(rng.uniform(-0.6, 0.6)), float(rng.uniform(7, 11))
+            for level in range(4):
+                z, width = 2.0 + level * (tip - 2) / 4, 1.9 - 0.42 * level
+                outline = int(rng.integers(1, 16))
+                parts.blob((x, 0, z), (width, 1.7), (0.7, 0.8, 0.75), slot=0, tile=TILE["conifer"], outline=outline)
+        return Model(shapes=parts.build(), footprint_wl=(11.0, 6.0), height=9.0, lifted=1.0)
+    crowns = [(float(rng.uniform(-5, 5)), float(rng.uniform(2.6, 7.5))) for _ in range(10)]
+    for x, z in sorted(crowns, key=lambda c: -c[1]):
+        size = float(rng.uniform(1.5, 2.3))
+        tone = 0.62 + 0.055 * z + float(rng.uniform(-0.1, 0.1))
+        outline = int(rng.integers(1, 16))
+        y = float(rng.uniform(-2, 2))
+        parts.blob((x, y, z), (size, size * 0.85), (tone,) * 3, slot=0, tile=TILE["crown"], outline=outline)
+    return Model(shapes=parts.build(), footprint_wl=(11.0, 6.0), height=9.0, lifted=1.0)
+
+
+def _bare_tree(variant: int) -> Model:
+    """A broad tree in winter: a trunk that forks three times."""
+    rng = np.random.default_rng([25, variant])
+    parts = ShapeList(VEGETATION)
+    bark: Rgb = (0.34, 0.29, 0.25)
+    fork = float(rng.uniform(1.8, 2.6))
+    parts.bone((0, 0, 0), (0, 0, fork), (0.2, 0.15), bark, tile=TILE["round"])
+    tips: list[tuple[Point, float, float]] = [((0.0, 0.0, fork), 0.0, 0.0)]
+    for length, radius in ((2.3, 0.1), (1.8, 0.065), (1.3, 0.045)):
+        grown: list[tuple[Point, float, float]] = []
+        for (x, y, z), lean, turn in tips:
+            for side in (-1.0, 1.0):
+                to, out = turn + float(rng.uniform(0.6, 2.4)) * side, lean + float(rng.uniform(0.12, 0.5))
+                flat = length * float(np.sin(out))
+                end = (
+                    x + flat * float(np.cos(to)),
+                    y + flat * float(np.sin(to)),
+                    z + length * float(np.cos(out)) * float(rng.uniform(0.8, 1.1)),
+                )
+                parts.bone((x, y, z), end, (radius, radius * 0.6), bark)
+                grown.append((end, out, to))
+        tips = grown
+    for (x, y, z), _, turn in tips:
+        for side in (-0.9, 0.2, 1.1):
+            end = (x + 0.6 * float(np.cos(turn + side)), y + 0.6 * float(np.sin(turn + side)), z + 0.7)
+            parts.bone((x, y, z), end, (0.03, 0.015), (0.4, 0.34, 0.3))
+    return Model(shapes=parts.build(), footprint_wl=(4.0, 4.0), height=7.5, lifted=2.5)
+
+
 _PLAIN: Final[dict[str, Callable[[str], Model]]] = {
     **dict.fromkeys(_CARS, _car),
     "truck": _truck,
@@ -628,6 +777,9 @@ _PLAIN: Final[dict[str, Callable[[str], Model]]] = {
     "light1r": _traffic_light,
     "light1g": _traffic_light,
     "bollard": _bollard,
+    **dict.fromkeys(_GOODS, _goods_vehicle),
+    "mast": _mast,
+    "delineator": _delineator,
 }
 _NUMBERED: Final[dict[str, Callable[[int], Model]]] = {
     "person": _person,
@@ -635,6 +787,9 @@ _NUMBERED: Final[dict[str, Callable[[int], Model]]] = {
     "tree": _tree,
     "bush": _bush,
     "sign": _sign,
+    "board": _board,
+    "grove": _grove,
+    "bare": _bare_tree,
 }
 
 

@@ -7,14 +7,14 @@ it keeps them for as long as anyone looks, and nothing has to be remembered betw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from cdga_train.data.streets.models import Objects, objects_of
+from cdga_train.data.streets.models import Objects, library, objects_of
 from cdga_train.data.streets.shapes import Floats
 from cdga_train.data.streets.town import Gap, Side, Street, blocked
 
@@ -60,6 +60,8 @@ class Stream:
         keep_clear: Distance to side streets in metres; negative where side streets do not matter.
         start: Every place is moved along the route by this.
         empty: Objects keep out of this range of s at time 0 (the driver's own place).
+        behind_m: 0 orders objects by their nearer end, more orders them as if they stood this far behind their
+            farther end (behind a wall along the route); None orders them by their middle.
     """
 
     key: int
@@ -73,6 +75,7 @@ class Stream:
     keep_clear: float = -1.0
     start: float = 0.0
     empty: tuple[float, float] | None = None
+    behind_m: float | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -104,7 +107,7 @@ def objects_in_view(
     if stream.keep_clear >= 0:
         keep &= ~blocked(gaps, s, stream.keep_clear)
     draws, s = draws[keep], s[keep]
-    return objects_of(
+    objects = objects_of(
         _NAMES[stream.kind](draws, time_s),
         s=s,
         d=stream.d + (draws[:, 2] - 0.5) * 2 * stream.spread,
@@ -112,6 +115,15 @@ def objects_in_view(
         scale=_SCALES.get(stream.kind, _unscaled)(draws),
         colours=_COLOURS.get(stream.kind, _cloth_colours)(draws),
     )
+    return objects if stream.behind_m is None else _ordered_behind(objects, stream.behind_m)
+
+
+def _ordered_behind(objects: Objects, behind_m: float) -> Objects:
+    """Ordered by the nearer end, or from ``behind_m`` metres behind the farther end."""
+    anchor = objects.anchor.copy()
+    half_length = library().half_wl[objects.kind, 1]
+    anchor[:, 0] += np.float32(behind_m) + (half_length if behind_m > 0 else -half_length)
+    return replace(objects, anchor=anchor)
 
 
 def _wobble(stream: Stream, draws: _Draws) -> _Draws:
@@ -174,6 +186,21 @@ def _parked_cycles(draws: _Draws, time_s: float) -> list[str]:
     return ["motorcycle" if k < 0.3 else "bicycle" for k in draws[:, 3]]
 
 
+def _fast(draws: _Draws, time_s: float) -> list[str]:
+    del time_s
+    return _choice(draws, 3, (*_CAR_NAMES, "rigid", "bus", "motorcyclist"), (4, 5, 4, 4, 1.6, 0.4, 0.3, 0.25))
+
+
+def _haulage(draws: _Draws, time_s: float) -> list[str]:
+    del time_s
+    return _choice(draws, 3, (*_CAR_NAMES, "rigid", "lorry", "bus"), (2, 2, 2, 2, 1.5, 2.5, 5, 0.7))
+
+
+def _boards(draws: _Draws, time_s: float) -> list[str]:
+    del time_s
+    return [f"board{int(k * 4)}" for k in draws[:, 3]]
+
+
 def _always(name: str) -> Callable[[_Draws, float], list[str]]:
     return lambda draws, _: [name] * len(draws)
 
@@ -191,6 +218,10 @@ _NAMES: Final[dict[str, Callable[[_Draws, float], list[str]]]] = {
     "lamp0": _always("lamp0"),
     "lamp1": _always("lamp1"),
     "bollard": _always("bollard"),
+    "fast": _fast,
+    "haulage": _haulage,
+    "boards": _boards,
+    "delineators": _always("delineator"),
 }
 
 
@@ -235,6 +266,14 @@ def _bus_colours(draws: _Draws) -> Floats:
     return np.where(big, bright[(draws[:, 5] * 4).astype(int)][:, None], colours)
 
 
+def _haulage_colours(draws: _Draws) -> Floats:
+    """Most trailers are light, some are of any colour."""
+    colours = _car_colours(draws)
+    light = np.float32(0.72) + np.float32(0.2) * draws[:, 6:7].astype(np.float32)
+    colours[:, 1] = np.where(draws[:, 7:8] < 0.6, light, colours[:, 1])
+    return colours
+
+
 def _leaf_colours(draws: _Draws) -> Floats:
     green = 0.3 + 0.15 * draws[:, 5]
     leaf = np.stack([green * (0.62 + 0.3 * draws[:, 6]), green, green * (0.35 + 0.25 * draws[:, 7])], -1)
@@ -245,6 +284,8 @@ _COLOURS: Final[dict[str, Callable[[_Draws], Floats]]] = {
     "cars": _car_colours,
     "traffic": _bus_colours,
     "trams": _bus_colours,
+    "fast": _bus_colours,
+    "haulage": _haulage_colours,
     "trees": _leaf_colours,
 }
 

@@ -52,6 +52,7 @@ TILE_NAMES: Final = (
     "face_shade",
     "cloth",
     "conifer",
+    "mesh",
 )
 TILE: Final = {name: number for number, name in enumerate(TILE_NAMES)}
 _Texels = npt.NDArray[np.uint8]
@@ -166,6 +167,11 @@ def _surface(name: str, seed: int) -> _Canvas:
         canvas.noise(0.08)
     elif name == "cloth":
         canvas.noise(0.1, first=4)
+    elif name == "mesh":
+        canvas.noise(0.2, first=8)
+        for x in range(0, 2 * TILE_PX, 16):
+            for slope in (-TILE_PX, TILE_PX):
+                cv2.line(canvas.base, (x, 0), (x + slope, TILE_PX), 1.3, 2)
     return canvas
 
 

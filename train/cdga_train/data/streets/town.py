@@ -26,6 +26,7 @@ __all__ = [
     "blocked",
     "gap_of_block",
     "route_from_seed",
+    "route_of",
     "street_from_seed",
 ]
 
@@ -81,7 +82,12 @@ def route_from_seed(seed: int, length_m: float) -> Route:
     for wave_m, bend in ((float(rng.uniform(150, 260)), 0.0032), (float(rng.uniform(320, 600)), 0.0025)):
         phase = float(rng.uniform(0, 2 * np.pi))
         heading += swing * bend * wave_m / (2 * np.pi) * np.sin(2 * np.pi * s / wave_m + phase) * 2
-    heading -= np.interp(0.0, s, heading)
+    return route_of(s, heading)
+
+
+def route_of(s: npt.NDArray[np.float64], heading_rad: npt.NDArray[np.float64]) -> Route:
+    """The route with this heading at every metre of ``s``, moved and turned so that s = 0 looks along the y axis."""
+    heading = heading_rad - np.interp(0.0, s, heading_rad)
     x, y = np.cumsum(np.sin(heading)) * _STEP_M, np.cumsum(np.cos(heading)) * _STEP_M
     return Route(s=s, x=x - np.interp(0, s, x), y=y - np.interp(0, s, y), heading_rad=heading)
 
