@@ -1,26 +1,17 @@
-"""The tables of docs/performance.md, and README's of speed, made again from the committed JSON of `benchmarks/results`.
-
-    python -m benchmarks.performance
-
-Each table lies in its page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds the pages to the JSON.
-"""
+"""The tables of docs/performance.md, and README's of speed; `benchmarks.pages` puts them there."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cdga_sdk.atomic import write_text
+from benchmarks.markdown import results, table
 
-ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = (ROOT / "docs/performance.md", ROOT / "README.md")
-RESULTS: Final = ROOT / "benchmarks/results"
+__all__ = ["TABLES"]
+
 OURS: Final = "cdga"
 BEFORE: Final = "naive"
-_TABLE: Final = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What naive's script and this project call the same work.
 _STAGES: Final = {
@@ -32,26 +23,6 @@ _STAGES: Final = {
 }
 
 
-def main() -> None:
-    """Write the pages anew."""
-    for page in PAGES:
-        write_text(page, rendered(page.read_text(encoding="utf-8")))
-
-
-def rendered(page: str) -> str:
-    """The page with every table made from its JSON."""
-    return _TABLE.sub(lambda found: f"{found[1]}\n{_TABLES[found[2]]()}\n\n{found[3]}", page)
-
-
-def _results(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    alignment = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, alignment, *rows))
-
-
 def ratio(record: Mapping[str, float]) -> str:
     """A paired ratio with its interval."""
     digits = 2 if record["median"] < 10 else 1
@@ -60,7 +31,7 @@ def ratio(record: Mapping[str, float]) -> str:
 
 def _speed() -> str:
     """README's: how many times as long as this project each other one takes for a file."""
-    questions = _results("peers")["questions"]
+    questions = results("peers")["questions"]
     names = dict.fromkeys(name for one in questions for name in one["scopes"]["file"]["peers"])
     others = [name for name in names if not name.startswith(OURS)]
     rows: list[tuple[str, ...]] = []
@@ -72,12 +43,12 @@ def _speed() -> str:
         )
         case = f"{one['network']}, {Path(one['clip']).stem}"
         rows.append((case, f"{peers[OURS]['frames_per_s']:.1f}", *times))
-    return _table(("network, frames", "cdga, frames/s", *others), rows)
+    return table(("network, frames", "cdga, frames/s", *others), rows)
 
 
 def _peers(scope: str) -> str:
     rows: list[tuple[str, ...]] = []
-    for one in _results("peers")["questions"]:
+    for one in results("peers")["questions"]:
         of_scope = one["scopes"][scope]
         for name, row in of_scope["peers"].items():
             rows.append(
@@ -92,12 +63,12 @@ def _peers(scope: str) -> str:
                 )
             )
     header = ("network, frames", "variant", "ms", "CPU ms", "frames/s", "time of cdga [95 %]", "naive's labels, %")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _stages() -> str:
     rows: list[tuple[str, ...]] = []
-    for one in _results("peers")["questions"]:
+    for one in results("peers")["questions"]:
         peers = one["scopes"]["file"]["peers"]
         case = f"{one['network']}, {Path(one['clip']).stem}"
         for title, names in _STAGES.items():
@@ -106,7 +77,7 @@ def _stages() -> str:
         whole = (f"{peers[variant]['median_ms']:.1f}" for variant in (BEFORE, OURS))
         rows.append((case, "**file, a frame**", *whole))
         rows.append((case, "**file over its slowest stage**", "", f"{_of_slowest_stage(peers[OURS]):.2f}"))
-    return _table(("network, frames", "stage", "naive, ms", "cdga, ms"), rows)
+    return table(("network, frames", "stage", "naive, ms", "cdga, ms"), rows)
 
 
 def _of_slowest_stage(row: Mapping[str, Any]) -> float:
@@ -120,18 +91,18 @@ def _sum(stages_ms: Mapping[str, float], names: Sequence[str]) -> float:
 
 
 def _tail() -> str:
-    report = _results("tail")
+    report = results("tail")
     rows: list[tuple[str, ...]] = []
     for question in ("labels", "labels and confidence", "labels of noise"):
         record = report[question]
         for name, ms in record["ms_per_frame"].items():
             rows.append((question, name, f"{ms:.2f}", ratio(record["of_cdga"][name])))
-    return _table(("from logits to", "by", "ms", "time of cdga [95 %]"), rows)
+    return table(("from logits to", "by", "ms", "time of cdga [95 %]"), rows)
 
 
 def _encoder() -> str:
     rows: list[tuple[str, ...]] = []
-    for size, record in _results("encoder")["sizes"].items():
+    for size, record in results("encoder")["sizes"].items():
         for preset, bytes_per_frame in record["bytes_per_frame"].items():
             rows.append(
                 (
@@ -143,21 +114,21 @@ def _encoder() -> str:
                     f"{record['psnr_db'][preset]:.1f}",
                 )
             )
-    return _table(("frames", "preset", "CPU ms", "CPU time of superfast [95 %]", "kB a frame", "PSNR, dB"), rows)
+    return table(("frames", "preset", "CPU ms", "CPU time of superfast [95 %]", "kB a frame", "PSNR, dB"), rows)
 
 
 def _label_stream() -> str:
-    report = _results("label_stream")
+    report = results("label_stream")
     rows: list[tuple[str, ...]] = []
     for question in ("written", "read"):
         record = report[question]
         for name, ms in record["cpu_ms_per_frame"].items():
             size = report["bytes_per_frame"][name]
             rows.append((question, name, f"{ms:.2f}", ratio(record["cpu_of_stream"][name]), str(size)))
-    return _table(("label maps", "as", "CPU ms a frame", "CPU time of the stream [95 %]", "bytes a frame"), rows)
+    return table(("label maps", "as", "CPU ms a frame", "CPU time of the stream [95 %]", "bytes a frame"), rows)
 
 
-_TABLES: Final[Mapping[str, Callable[[], str]]] = {
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "speed": _speed,
     "peers-file": lambda: _peers("file"),
     "peers-frame": lambda: _peers("frame"),
@@ -166,7 +137,3 @@ _TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "encoder": _encoder,
     "label-stream": _label_stream,
 }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,132 @@
+"""The tables of docs/results.md, from the JSON that ``cdga study`` wrote; `benchmarks.pages` puts them there.
+
+A run is picked from its checkpoints in three ways: the last one, the one chosen without labels, and the best one by the
+labels it is scored on, which is a bound and no result. Differences are taken seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from benchmarks.markdown import results, table
+
+__all__ = ["TABLES", "beats", "differences", "interval", "scores"]
+
+DAY_DUSK: Final = "study_day_dusk"
+STREETS_CAMVID: Final = "study_streets_camvid"
+STRONG_START: Final = "study_strong_start"
+
+_ARMS: Final = {
+    "source_only": "source alone",
+    "translation": "FDA alone",
+    "self_training": "FDA, target forwarded",
+    "baseline": "baseline",
+    "cdga": "CDGA",
+    "oracle": "trained on the target's labels",
+}
+_T_95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # Student's t, 97.5 %, by degrees of freedom
+
+
+def scores(study: Mapping[str, Any], arm: str, way: str) -> dict[int, float]:
+    """mIoU by seed, percent; ``way`` is last, label-free or oracle."""
+    return {run["seed"]: run[way] for run in study["runs"] if run["arm"] == arm and run[way] is not None}
+
+
+def differences(study: Mapping[str, Any], arm: str, other: str, way: str) -> list[float]:
+    """What ``arm`` has over ``other``, for the seeds that both have."""
+    own, others = scores(study, arm, way), scores(study, other, way)
+    return [own[seed] - others[seed] for seed in sorted(own.keys() & others.keys())]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean by Student's t."""
+    mean = statistics.fmean(values)
+    half = _T_95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    return mean - half, mean + half
+
+
+def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the means differ by more than twice their pooled standard error, in favour of the first."""
+    error = math.sqrt(statistics.variance(one) / len(one) + statistics.variance(other) / len(other))
+    return statistics.fmean(one) - statistics.fmean(other) > 2 * error
+
+
+def _spread(values: Sequence[float], *, signed: bool = False) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):{'+' if signed else ''}.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def _arms(name: str) -> str:
+    """Arms by ways of picking, and the difference to the source alone."""
+    study = results(name)
+    rows = []
+    for arm in study["arms"]:
+        ways = {way: scores(study, arm, way) for way in ("last", "label-free", "oracle")}
+        over = _spread(differences(study, arm, "source_only", "label-free"), signed=True)
+        cells = [_spread(list(by_seed.values())) for by_seed in ways.values()]
+        rows.append((_ARMS.get(arm, arm), str(len(ways["last"])), *cells, "" if arm == "source_only" else over))
+    header = ("arm", "seeds", "last", "chosen without labels", "best by labels (a bound)", "chosen, over source alone")
+    return table(header, rows)
+
+
+def _classes(name: str) -> str:
+    """IoU by class of what is chosen without labels."""
+    study = results(name)
+    names = list(study["summary"][study["arms"][0]]["label-free"]["iou"])
+    rows = []
+    for arm in study["arms"]:
+        iou = study["summary"][arm]["label-free"]["iou"]
+        cells = ("-" if iou[c] is None else f"{iou[c]['mean']:.1f}" for c in names)
+        rows.append((_ARMS.get(arm, arm), *cells))
+    return table(("arm", *(n.replace("_", " ") for n in names)), rows)
+
+
+def _choices() -> str:
+    """What the choice without labels costs against the best checkpoint of each run."""
+    rows = []
+    for name in (DAY_DUSK, STREETS_CAMVID, STRONG_START):
+        study = results(name)
+        for arm in study["arms"]:
+            lost = [run["oracle"] - run["label-free"] for run in study["runs"] if run["arm"] == arm]
+            worst = f"{max(lost):.1f}"
+            rows.append((study["family"], _ARMS.get(arm, arm), f"{statistics.fmean(lost):.1f}", worst))
+    return table(("study", "arm", "mIoU lost by the choice, mean", "worst seed"), rows)
+
+
+def _strong_start() -> str:
+    """Every checkpoint of study C, so that the weights as they were given stand beside what became of them."""
+    study = results(STRONG_START)
+    rows = []
+    for run in study["runs"]:
+        for checkpoint in run["checkpoints"]:
+            iteration = checkpoint["iteration"]
+            mark = "chosen without labels" if run["choice"]["iteration"] == iteration else ""
+            title = "as given" if iteration == 0 else str(iteration)
+            name = _ARMS.get(run["arm"], run["arm"])
+            rows.append((name, str(run["seed"]), title, f"{checkpoint['miou']['common11']:.1f}", mark))
+    return table(("arm", "seed", "iterations", "mIoU, %", ""), rows)
+
+
+def _smoothing() -> str:
+    rows = []
+    for way in results("smoothing")["ways"]:
+        small = (f"{way['iou'][name]:.1f}" for name in ("pole", "sign", "person", "vehicle"))
+        rows.append((way["way"], f"{way['miou']:.1f}", f"{way['consistency']:.1f}", *small))
+    return table(("way", "mIoU, %", "consistency, %", "pole", "sign", "person", "vehicle"), rows)
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "day-dusk": partial(_arms, DAY_DUSK),
+    "day-dusk-classes": partial(_classes, DAY_DUSK),
+    "streets-camvid": partial(_arms, STREETS_CAMVID),
+    "streets-camvid-classes": partial(_classes, STREETS_CAMVID),
+    "strong-start": _strong_start,
+    "choices": _choices,
+    "smoothing": _smoothing,
+}
