@@ -54,6 +54,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "golden_frames": len(bundle.golden_frames()),
         **{f"{precision}_parity": _parity_line(bundle.parity[precision]) for precision in manifest.precisions},
         **origin,
+        **({} if manifest.about is None else manifest.about.model_dump(exclude_none=True)),
     }
 
 
