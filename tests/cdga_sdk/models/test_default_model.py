@@ -66,7 +66,7 @@ def test_the_score_is_true(bundle: Bundle, camvid: Path, capsys: pytest.CaptureF
 def test_it_is_small_and_holds_nothing_of_others(bundle: Bundle) -> None:
     files = [bundle.path / name for name in bundle.hashes]
     assert sum(file.stat().st_size for file in files) <= MOST_BYTES
-    assert all(frame.name.startswith("streets_") for frame in bundle.golden_frames()), "drawn, not somebody's pictures"
+    assert all("streets_" in frame.name for frame in bundle.golden_frames()), "drawn, not somebody's pictures"
     texts = [file.read_text(encoding="utf-8") for file in files if file.suffix in {".md", ".json", ".py", ".pbtxt"}]
     assert not [text for text in texts if "/home/" in text or "/work/" in text or "/tmp/" in text]
 
