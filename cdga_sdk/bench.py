@@ -28,6 +28,7 @@ import numpy as np
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import CdgaError, InputError, UsageError
 from cdga_sdk.measure import Ratio, in_rounds, load, paired_ratio
+from cdga_sdk.models.model_path import model_path
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.verify import refuse_below_gate, verify
@@ -48,7 +49,7 @@ class BenchRequest:
     """What to measure.
 
     Attributes:
-        model: The bundle's folder.
+        model: As `cdga_sdk.Segmenter` takes it.
         video: A clip to take frames from, and for the scope ``file``; without one, the bundle's golden frames.
         backends: As `cdga_sdk.Segmenter` takes them; what cannot be had here is told and left out.
         precisions: Of the bundle's graphs; none for all of them.
@@ -183,7 +184,7 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
     Raises:
         CdgaError: As `cdga_sdk.Segmenter` does where nothing can take part; where the clip cannot be read.
     """
-    bundle = Bundle.open(request.model)
+    bundle = Bundle.open(model_path(request.model))
     frames_bgr = _frames(request, bundle)
     with _contenders(request, bundle) as (opened, found, left_out):
         first = next(iter(opened))

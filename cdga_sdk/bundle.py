@@ -27,9 +27,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
@@ -42,6 +42,7 @@ __all__ = [
     "EXTRA",
     "MASK_RULE",
     "PRECISIONS",
+    "About",
     "Bundle",
     "ExtraBlock",
     "GoldenFrame",
@@ -134,6 +135,25 @@ class Provenance(_Block):
     seed: int | None = None
 
 
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+
+class About(_Block):
+    """What those who made a bundle say of it. Nobody checks it; what an export measures is in ``parity.json``.
+
+    Attributes:
+        trained_on: The data, in a few words.
+        licence: Of the weights, and what the data's owners ask for.
+        adapted_to: The unlabelled data, if there were any.
+        limits: What it is not good for.
+    """
+
+    trained_on: Words
+    licence: Words
+    adapted_to: Words | None = None
+    limits: Words | None = None
+
+
 class Manifest(_Block):
     """``manifest.json``, schema version 2."""
 
@@ -148,6 +168,7 @@ class Manifest(_Block):
     precisions: tuple[Precision, ...] = ("fp32",)
     extra: ExtraBlock | None = None
     provenance: Provenance
+    about: About | None = None
 
     @property
     def imgsz_hw(self) -> tuple[int, int]:

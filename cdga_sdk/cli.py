@@ -21,7 +21,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, UsageError, one_line
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, one_line
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
+_NAMED = "default, or another name that cdga models lists"
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 
@@ -83,6 +84,10 @@ Live = Annotated[
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
 ]
 Reconnect = Annotated[float, typer.Option(min=0, help="Give a live source up after so many seconds without a frame.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never fetch a model; CDGA_OFFLINE=1 says so too.")]
+About = Annotated[
+    Path | None, typer.Option(help="A TOML file with trained_on, licence, adapted_to and limits, for the card.")
+]
 VersionCompatible = Annotated[
     bool, typer.Option("--version-compatible", help="With --trt: loads in later TensorRT too; runs slower.")
 ]
@@ -151,6 +156,7 @@ def export(
     calib: Calib = None,
     score: Score = None,
     classes: Annotated[str | None, typer.Option(help="Of --score: 19 (the default), 16, 13 or common11.")] = None,
+    about: About = None,
     outputs: ExtraOutputs = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Let that extra graph take any size.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine too, of int8-trt, fp16 or fp32.")] = False,
@@ -191,6 +197,7 @@ def export(
         calib=calib,
         score=score,
         score_classes=classes,
+        about=about,
         outputs=",".join(outputs or ()),
         dynamic_size=dynamic_size,
         overwrite=exist_ok,
@@ -203,7 +210,7 @@ def export(
 @app.command()
 def segment(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
-    model: Annotated[str | None, typer.Option(help="The bundle, e.g. model.cdga.")] = None,
+    model: Annotated[str, typer.Option(help=f"A bundle, e.g. model.cdga; or {_NAMED}.")] = "default",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
     save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
     project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
@@ -224,18 +231,18 @@ def segment(
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     live: Live = "freshest",
     reconnect: Reconnect = 60.0,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
+    from cdga_sdk.models.model_path import model_path
     from cdga_sdk.segment_run import SegmentRequest, run_segment
     from cdga_sdk.segmenter import Segmenter
     from cdga_sdk.video.address import live_address
     from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
 
-    if model is None:
-        raise UsageError("no model given", fix="pass --model model.cdga; make one with: cdga export")
     options = VideoOptions(alpha=alpha, vid_stride=vid_stride, start_s=start, end_s=end, max_frames=max_frames)
     request = SegmentRequest(
         sources=tuple(sources),
@@ -247,10 +254,10 @@ def segment(
         options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect),
         as_json=as_json,
         quiet=quiet,
+        tells_model=model == "default",
     )
-    kept = [c.strip() for c in classes.split(",") if c.strip()] if classes is not None else None
     with Segmenter(
-        model,
+        model_path(model, offline=offline),
         precision=precision,
         backend=backend,
         device=device,
@@ -258,14 +265,14 @@ def segment(
         throughput=all(live_address(source) is None for source in sources),
         on_incompatible=on_incompatible,
         conf=conf,
-        classes=kept,
+        classes=_words(classes),
     ) as segmenter:
         run_segment(segmenter, request)
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint or the folder of a run.")],
+    model: Annotated[str, typer.Argument(help=f"A bundle, a checkpoint, the folder of a run; or {_NAMED}.")],
     data: Annotated[str, typer.Option(help="Labelled data, e.g. camvid:PATH.")],
     split: Annotated[str, typer.Option(help="Part of the data.")] = "val",
     classes: Annotated[str, typer.Option(help="19, 16, 13 or common11.")] = "19",
@@ -277,15 +284,17 @@ def evaluate(
     precision: GraphPrecision = "fp32",
     on_incompatible: OnIncompatible = "rebuild",
     min_miou: Annotated[float | None, typer.Option(help="Exit 7 below this mIoU, percent.")] = None,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a model on labelled data: cdga evaluate model.cdga --data camvid:PATH --split val --classes common11."""
     from cdga_sdk.labels import class_set
+    from cdga_sdk.models.model_path import model_path
     from cdga_train.evaluate_run import refuse_below, run_evaluate
 
     scores, used = run_evaluate(
-        model,
+        str(model_path(model, offline=offline)),
         data,
         split,
         class_set(classes),
@@ -306,19 +315,22 @@ def evaluate(
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="A bundle.")],
+    model: Annotated[str, typer.Argument(help=f"A bundle; or {_NAMED}.")],
     precision: GraphPrecision = "fp32",
     backend: BackendName = "auto",
     device: Device = "auto",
     on_incompatible: OnIncompatible = "rebuild",
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Replay a bundle's golden frames here: agreement and time, exit 7 below its gate: cdga verify model.cdga."""
+    from cdga_sdk.models.model_path import model_path
     from cdga_sdk.verify import refuse_below_gate
     from cdga_sdk.verify import verify as verified
 
-    found = verified(model, precision=precision, backend=backend, device=device, on_incompatible=on_incompatible)
+    place = model_path(model, offline=offline)
+    found = verified(place, precision=precision, backend=backend, device=device, on_incompatible=on_incompatible)
     if as_json:
         _print_json(found.as_dict())
     elif not quiet:
@@ -333,7 +345,7 @@ def verify(
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(help="A bundle.")],
+    model: Annotated[str, typer.Argument(help=f"A bundle; or {_NAMED}.")],
     video: Annotated[Path | None, typer.Option(help="A clip; by default the bundle's golden frames.")] = None,
     backend: Annotated[
         list[str] | None,
@@ -346,15 +358,17 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds that count; each runs everything once.")] = 9,
     frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Time a bundle here, every runtime and precision side by side: cdga bench model.cdga --video ride.mp4."""
     from cdga_sdk.bench import BenchRequest
     from cdga_sdk.bench_run import run_bench
+    from cdga_sdk.models.model_path import model_path
 
     request = BenchRequest(
-        model=model,
+        model=str(model_path(model, offline=offline)),
         video=video,
         backends=tuple(backend or ("auto", "onnxruntime", "openvino")),
         precisions=tuple(precision or ()),
@@ -412,13 +426,15 @@ def check_data(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A bundle, an engine, a checkpoint or the folder of a run.")],
+    model: Annotated[str, typer.Argument(help=f"A bundle, an engine, a checkpoint, the folder of a run; or {_NAMED}.")],
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Say what a bundle, an engine or a checkpoint is, after verifying it."""
     from cdga_sdk.info import describe
+    from cdga_sdk.models.model_path import model_path
 
-    facts = describe(Path(model))
+    facts = describe(model_path(model, offline=offline))
     if as_json:
         _print_json(facts)
         return
@@ -428,8 +444,23 @@ def info(
 
 
 @app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False) -> None:
+    """List the models that have a name: what each was trained on, its licence, and where it lies or is fetched from."""
+    from cdga_sdk.models.listing import list_models
+
+    listed = list_models()
+    if as_json:
+        _print_json({"models": [model.as_dict() for model in listed]})
+        return
+    for model in listed:
+        typer.echo(model.name)
+        for key, value in model.facts().items():
+            typer.echo(f"  {key:<10}  {one_line(value)}")
+
+
+@app.command()
 def doctor(
-    model: Annotated[str | None, typer.Option(help="A bundle to verify and to try here.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"A bundle, or {_NAMED}, to verify and to try here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Say whether this machine can segment, with which runtime and why; exit 6 if not: cdga doctor --model x.cdga."""
@@ -441,6 +472,11 @@ def doctor(
     else:
         print_report(report)
     refuse_unfit(report)
+
+
+def _words(text: str | None) -> list[str] | None:
+    """``"road, car"`` as a list."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _version(wanted: bool) -> None:

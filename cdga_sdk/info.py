@@ -53,7 +53,9 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         **({} if manifest.extra is None else {"extra": _extra_line(manifest.extra)}),
         "golden_frames": len(bundle.golden_frames()),
         **{f"{precision}_parity": _parity_line(bundle.parity[precision]) for precision in manifest.precisions},
+        **_scores(bundle),
         **origin,
+        **({} if manifest.about is None else manifest.about.model_dump(exclude_none=True)),
     }
 
 
@@ -71,6 +73,17 @@ def _size(imgsz_hw: tuple[int, int]) -> str:
 def _extra_line(extra: ExtraBlock) -> str:
     size = "fixed size" if extra.size == "fixed" else f"any size in multiples of {extra.size_multiple}"
     return f"{EXTRA}: {', '.join(('mask', 'conf', *extra.outputs))}; {size}"
+
+
+def _scores(bundle: Bundle) -> dict[str, str]:
+    """What the export scored each graph, where it was given labelled data."""
+    lines = {}
+    for precision in bundle.manifest.precisions:
+        report = bundle.parity[precision]
+        assert isinstance(report, Mapping)
+        if labels := report.get("labels"):
+            lines[f"{precision}_score"] = f"mIoU {labels['miou']:.2f} on {labels['frames']} frames of {labels['data']}"
+    return lines
 
 
 def _parity_line(report: object) -> str:

@@ -16,6 +16,7 @@ from types import FrameType
 import typer
 
 from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.bundle import Manifest
 from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.progress import progress_bar
@@ -42,6 +43,7 @@ class SegmentRequest:
     options: VideoOptions
     as_json: bool = False
     quiet: bool = False
+    tells_model: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,19 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     if len(works) > 1:  # sources may share a name: each gets a folder of its own
         request = replace(request, exist_ok=False)
+    if request.tells_model and not request.quiet:
+        typer.echo(_model_line(segmenter.manifest), err=True)
     summaries = [_run_one(segmenter, work, request) for work in works]
     for summary in summaries:
         raise_if_degraded(summary)
+
+
+def _model_line(manifest: Manifest) -> str:
+    height, width = manifest.imgsz_hw
+    trained = "" if manifest.about is None else f", trained on {manifest.about.trained_on}"
+    return one_line(
+        f"model: default ({manifest.provenance.model} at {width}x{height}{trained}); give --model for your own"
+    )
 
 
 def find_work(sources: Sequence[str]) -> list[Work]:

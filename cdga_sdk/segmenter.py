@@ -16,6 +16,7 @@ from cdga_sdk.bundle import Bundle, Manifest
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import IGNORE, train_id_of
+from cdga_sdk.models.model_path import model_path
 from cdga_sdk.opencv import cv2
 from cdga_sdk.precision import open_precision
 from cdga_sdk.prediction import FrameConfidence
@@ -38,7 +39,8 @@ class Segmenter:
     Safe to call from several threads. A context manager; `close` may be called instead, and more than once.
 
     Args:
-        model: The bundle's folder.
+        model: The bundle's folder, or the name of a model: ``default`` is the one inside this package, others
+            (`cdga_sdk.models.catalogue.NAMED`) are fetched once and kept.
         precision: Which of the bundle's graphs to run, e.g. ``fp16``; fp32 by default. ``auto`` takes bf16 where the
             bundle has it and float32 would run in OpenVINO on a CPU that computes it, else fp32. `backend_name` tells.
         backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
@@ -51,16 +53,16 @@ class Segmenter:
         classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
 
     Raises:
-        InputError: No such model.
+        InputError: No such model, or one that has a name cannot be fetched.
         ModelError: Not a bundle, damaged, or refused by the runtime.
         UsageError: An argument out of range, or a precision that the bundle does not have.
-        MissingExtraError: The backend asked for is not installed.
+        MissingExtraError: The backend asked for, or what a fetched model is converted with, is not installed.
         ResourceError: The device asked for cannot be had.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path = "default",
         *,
         precision: str = "fp32",
         backend: str = "auto",
@@ -73,7 +75,7 @@ class Segmenter:
     ) -> None:
         if not 0.0 <= conf <= 1.0:
             raise UsageError(f"conf is {conf}, wanted 0 to 1")
-        self.bundle = Bundle.open(model)
+        self.bundle = Bundle.open(model_path(model))
         self._conf = conf
         self._kept = _kept_table(classes, self.bundle.manifest.names)
         self._opened = open_precision(

@@ -13,6 +13,7 @@ import numpy as np
 
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import GateError
+from cdga_sdk.models.model_path import model_path
 from cdga_sdk.precision import open_precision
 
 __all__ = ["Verification", "gate_of", "refuse_below_gate", "verify"]
@@ -58,7 +59,7 @@ def verify(
     Raises:
         CdgaError: As `cdga_sdk.Segmenter` does.
     """
-    bundle = Bundle.open(model)
+    bundle = Bundle.open(model_path(model))
     opened = open_precision(bundle, precision, backend=backend, device=device, on_incompatible=on_incompatible)
     runtime = opened.backend
     agreement, times_ms = {}, []

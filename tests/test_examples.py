@@ -50,4 +50,4 @@ def test_adapt_to_clip(ride: Path, tmp_path: Path) -> None:
     done = python(ROOT / "examples/adapt_to_clip.py", ride, "adapted.cdga", *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with Segmenter(tmp_path / "adapted.cdga") as segmenter:
-        assert segmenter.manifest.provenance.target == f"video:{ride}"
+        assert segmenter.manifest.provenance.target == f"video:{ride.name}"

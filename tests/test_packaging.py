@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -157,3 +158,5 @@ def test_what_an_image_copies_is_enough_to_install(image: str, tmp_path: Path) -
     }
     assert {"cdga_sdk/py.typed", "cdga_export/run_onnx.py"} <= files
     assert in_wheel <= files
+    told = json.loads(output(place / "bin/cdga", "info", "default", "--json"))
+    assert told["path"] == str(place / "cdga_sdk/models/default.cdga")

@@ -33,6 +33,7 @@ from cdga_sdk.atomic import error_from_os, write_bytes
 from cdga_sdk.backends.choice import OnIncompatible
 from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError
+from cdga_sdk.user_cache import user_cache
 
 __all__ = [
     "EngineCache",
@@ -116,14 +117,8 @@ class _Misfit:
 
 
 def cache_folder() -> Path:
-    """Where engines are kept: below ``$CDGA_CACHE`` if that is set, else below the user's cache folder."""
-    if chosen := os.environ.get("CDGA_CACHE"):
-        return Path(chosen) / "engines"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "cdga" / "engines"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/cdga/engines"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdga" / "engines"
+    """Where engines are kept; it may not exist yet."""
+    return user_cache() / "engines"
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cdga_export.parity import ParityReport
-from cdga_sdk.bundle import EXTRA, ExtraBlock, Manifest, Precision, graph_file
+from cdga_sdk.bundle import EXTRA, About, ExtraBlock, Manifest, Precision, graph_file
+from cdga_sdk.errors import one_line
 
 __all__ = ["render_card"]
 
@@ -39,7 +40,7 @@ def render_card(manifest: Manifest, parity: Mapping[Precision, ParityReport], gr
 Semantic segmentation of driving scenes: {len(manifest.names)} classes ({", ".join(manifest.names)}).
 
 - Made by {origin.made_by} on {origin.made_on}; {trained}.
-- Weights sha256 `{origin.weights_sha256}`.
+{_about_lines(manifest.about)}- Weights sha256 `{origin.weights_sha256}`.
 - Input `frame`: uint8 RGB, (N, {height}, {width}, 3). Resize first: `{manifest.preprocess.resize}`.
   Normalisation is in the graph.
 {_extra_lines(manifest.extra)}- Output `mask`: {manifest.outputs.mask}; {manifest.label_space}s, uint8.
@@ -66,7 +67,18 @@ resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_ra
   with `cdga evaluate`.
 - Not a safety system. Small and distant people, and anything outside the classes, are missed.
 - The data that the weights were trained on keeps its own licence.
-"""
+{_limits_line(manifest.about)}"""
+
+
+def _about_lines(about: About | None) -> str:
+    if about is None:
+        return ""
+    stated = {"Trained on": about.trained_on, "Adapted to": about.adapted_to, "Licence": about.licence}
+    return "".join(f"- {title}: {one_line(words)}.\n" for title, words in stated.items() if words)
+
+
+def _limits_line(about: About | None) -> str:
+    return "" if about is None or about.limits is None else f"- {one_line(about.limits)}\n"
 
 
 def _extra_lines(extra: ExtraBlock | None) -> str:

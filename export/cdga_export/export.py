@@ -29,6 +29,7 @@ from cdga_sdk import __version__
 from cdga_sdk.bundle import (
     PRECISIONS,
     SUMS,
+    About,
     Bundle,
     ExtraBlock,
     GoldenFrame,
@@ -44,7 +45,7 @@ from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, class_set
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_sdk.progress import progress_bar
 from cdga_train.checkpoint import load_checkpoint, read_published_weights
-from cdga_train.data.spec import open_labelled
+from cdga_train.data.spec import open_labelled, without_place
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.models.registry import network_spec
@@ -67,6 +68,7 @@ class ExportOptions:
             ``golden``.
         score: Labelled data, whose ``val`` part no precision may score much lower on than fp32 does.
         score_classes: What that score is stated over, a name of `cdga_sdk.labels.CLASS_SETS`.
+        about: What the bundle is to say of itself beside what is measured.
         outputs: Of an extra graph for programs of one's own, beside mask and confidence.
         dynamic_size: Whether that graph takes frames of any size.
         overwrite: Replace an existing bundle.
@@ -78,6 +80,7 @@ class ExportOptions:
     calib: str | None = None
     score: str | None = None
     score_classes: str = "19"
+    about: About | None = None
     outputs: tuple[ExtraOutput, ...] = ()
     dynamic_size: bool = False
     overwrite: bool = False
@@ -101,7 +104,7 @@ class ExportOptions:
         return Labels(
             data=open_labelled(self.score, "val", imgsz_hw),
             classes=class_set(self.score_classes),
-            title=f"{self.score} val, {self.score_classes} classes",
+            title=f"{without_place(self.score)} val, {self.score_classes} classes",
         )
 
 
@@ -135,8 +138,8 @@ def export_checkpoint(checkpoint: str | Path, output: Path, options: ExportOptio
     provenance = _provenance(
         network,
         config.model,
-        source=config.source,
-        target=config.target,
+        source=without_place(config.source),
+        target=None if config.target is None else without_place(config.target),
         arm=config.arm + (" with FDA" if config.translate == "fda" else ""),
         iterations=state.iteration,
         seed=config.seed,
@@ -186,6 +189,7 @@ def _export(
         precisions=("fp32", *(p for p in PRECISIONS[1:] if p in options.precisions)),
         extra=options.extra_block(network.size_multiple),
         provenance=provenance,
+        about=options.about,
     )
     references = _references(fused, golden)
     fp32 = onnx_from_fused(fused, manifest)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from cdga_export.about import read_about
 from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
 from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
@@ -32,6 +33,7 @@ def run_export(
     calib: str | None,
     score: str | None,
     score_classes: str | None,
+    about: Path | None,
     outputs: str,
     dynamic_size: bool,
     overwrite: bool,
@@ -56,6 +58,7 @@ def run_export(
         calib=calib,
         score=score,
         score_classes=score_classes or "19",
+        about=None if about is None else read_about(about),
         outputs=parse_outputs(outputs),
         dynamic_size=dynamic_size,
         overwrite=overwrite,
@@ -73,12 +76,15 @@ def run_export(
         assert weights is not None, "one of both is given"
         done = export_weights(weights, model, parse_imgsz(imgsz), output, options)
     if not quiet:
-        for report in done.parity.values():
-            typer.echo(_line(report), err=True)
-        for line in _pace_lines(done.bundle):
+        for line in _lines(done):
             typer.echo(line, err=True)
-        typer.echo(str(done.bundle.path), err=True)
     return done
+
+
+def _lines(done: Exported) -> Iterator[str]:
+    yield from map(_line, done.parity.values())
+    yield from _pace_lines(done.bundle)
+    yield str(done.bundle.path)
 
 
 def _line(report: ParityReport) -> str:

@@ -61,7 +61,6 @@ def refused(code: int, words: list[str], capsys: Captured) -> str:
         (["--frobnicate"], "No such option: --frobnicate"),
         (["segmnt"], "segmnt"),
         (["segment"], "Missing argument"),
-        (["segment", "a.mp4"], "no model given; pass --model"),
         (["segment", "a.mp4", "--modle", "x"], "--model"),
         (["segment", "a.mp4", "--model", "x", "--alpha", "much"], "--alpha"),
         (["segment", "a.mp4", "--model", "x", "--alpha", "2"], "alpha is 2.0, wanted 0 to 1"),
@@ -295,8 +294,8 @@ def test_our_own_bugs_are_one_line_too(tiny_bundle: Path, capsys: Captured, monk
 
     monkeypatch.setattr("cdga_sdk.info.describe", broken)
     failures: list[Exception] = [MemoryError(), ZeroDivisionError("two\nlines")]
-    assert "internal error (ZeroDivisionError: two lines)" in refused(1, ["info", "x"], capsys)
-    assert "error[E-RESOURCE]: out of memory" in refused(6, ["info", "x"], capsys)
+    assert "internal error (ZeroDivisionError: two lines)" in refused(1, ["info", "x.cdga"], capsys)
+    assert "error[E-RESOURCE]: out of memory" in refused(6, ["info", "x.cdga"], capsys)
 
 
 def start(*words: str, **options: int) -> subprocess.Popen[str]:
@@ -356,7 +355,7 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize(
     "words",
-    [["train"], ["export", "run", "-o", "m.cdga"], ["info", "run"], ["evaluate", "run", "--data", "streets:day"]],
+    [["train"], ["export", "run", "-o", "m.cdga"], ["info", "./run"], ["evaluate", "./run", "--data", "streets:day"]],
 )
 def test_without_torch_a_command_names_the_extra(words: list[str], tmp_path: Path) -> None:
     # As in a base install: an interpreter in which torch cannot be found.

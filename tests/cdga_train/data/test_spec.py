@@ -13,7 +13,7 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import class_set
 from cdga_train.data.layouts import LAYOUTS
 from cdga_train.data.paired_files import PairedFiles
-from cdga_train.data.spec import KINDS, list_files, open_labelled, open_unlabelled
+from cdga_train.data.spec import KINDS, list_files, open_labelled, open_unlabelled, without_place
 from cdga_train.data.street_frames import StreetsDataset
 from cdga_train.data.video import VideoDataset
 from tests.cdga_train.data.test_video import clip
@@ -153,3 +153,15 @@ def test_training_needs_labels(tmp_path: Path) -> None:
 def test_only_files_can_be_listed(spec: str) -> None:
     with pytest.raises(UsageError, match="not made of image files; use one of gta5, synthia, cityscapes"):
         list_files(spec, "train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("streets:day", "streets:day"),
+        ("video:/home/me/ride.mp4", "video:ride.mp4"),
+        ("camvid:../data/camvid/", "camvid:camvid"),
+    ],
+)
+def test_what_is_told_of_a_place(spec: str, told: str) -> None:
+    assert without_place(spec) == told

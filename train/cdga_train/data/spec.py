@@ -31,7 +31,7 @@ from cdga_train.data.paired_files import open_listing
 from cdga_train.data.street_frames import StreetsDataset
 from cdga_train.data.video import VideoDataset
 
-__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled"]
+__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "without_place"]
 
 KINDS: Final = ("streets", *LAYOUTS, "video")
 
@@ -70,6 +70,12 @@ def list_files(spec: str, split: str) -> Listing:
     if kind not in LAYOUTS:
         raise UsageError(f"'{spec}' is not made of image files", fix=f"use one of {', '.join(LAYOUTS)}")
     return _listing(kind, place, split, with_labels=True)
+
+
+def without_place(spec: str) -> str:
+    """``spec`` as it can be told to others: ``video:ride.mp4`` for ``video:/home/me/ride.mp4``."""
+    kind, place = _kind_and_place(spec)
+    return f"{kind}:{Path(place).name}"
 
 
 def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool) -> Dataset:

@@ -1,0 +1,1 @@
+"""Models by name: the one inside this package, and published ones that are fetched once."""

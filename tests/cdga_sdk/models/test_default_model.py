@@ -1,0 +1,121 @@
+"""The default model: whatever bundle lies in the package, what is promised of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdga_sdk import Segmenter
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.cli import run
+from cdga_sdk.models.catalogue import default_bundle
+
+MOST_BYTES = 8_000_000
+# As in a base install on a machine without a network.
+ALONE = """
+import socket, sys
+
+def refuse(*_, **__):
+    raise AssertionError("the network was asked for")
+
+sys.modules["torch"] = None
+socket.getaddrinfo = socket.create_connection = refuse
+from cdga_sdk.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open(default_bundle())
+
+
+def test_it_says_what_it_is(bundle: Bundle) -> None:
+    about = bundle.manifest.about
+    assert about is not None
+    card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
+    assert f"Trained on: {about.trained_on}" in card
+    assert f"Licence: {about.licence}" in card
+
+
+def test_it_tells_its_score(bundle: Bundle) -> None:
+    parity = bundle.parity["fp32"]
+    assert isinstance(parity, dict)
+    labels = parity["labels"]
+    assert labels["data"].startswith("camvid:")
+    assert labels["data"].endswith(" val, common11 classes")
+    card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
+    assert f"fp32: mIoU {labels['miou']:.2f} on {labels['frames']} frames of {labels['data']}" in card
+
+
+def test_the_score_is_true(bundle: Bundle, camvid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parity = bundle.parity["fp32"]
+    assert isinstance(parity, dict)
+    words = ["--data", f"camvid:{camvid}", "--classes", "common11", "--backend", "onnxruntime", "--json"]
+    assert run(["evaluate", "default", *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["frames"] == parity["labels"]["frames"]
+    assert found["miou"] == pytest.approx(parity["labels"]["miou"], abs=0.05)
+
+
+def test_it_is_small_and_holds_nothing_of_others(bundle: Bundle) -> None:
+    files = [bundle.path / name for name in bundle.hashes]
+    assert sum(file.stat().st_size for file in files) <= MOST_BYTES
+    assert all("streets_" in frame.name for frame in bundle.golden_frames()), "drawn, not somebody's pictures"
+    texts = [file.read_text(encoding="utf-8") for file in files if file.suffix in {".md", ".json", ".py", ".pbtxt"}]
+    assert not [text for text in texts if "/home/" in text or "/work/" in text or "/tmp/" in text]
+
+
+def test_its_golden_frames_come_out_as_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", "default", "--backend", "onnxruntime", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["agreement"]) == len(Bundle.open(default_bundle()).golden_frames())
+
+
+@pytest.mark.parametrize("words", [["--quiet"], []])
+def test_a_video_needs_no_model_no_torch_and_no_network(words: list[str], ride: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CDGA_")}
+    command = [sys.executable, "-c", ALONE, "segment", str(ride), "-o", "out", "--threads", "1", *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/overlay.mp4").is_file()
+    if words:
+        assert done.stderr == ""
+        return
+    about = Bundle.open(default_bundle()).manifest.about
+    assert about is not None
+    model, frames = done.stderr.splitlines()
+    assert model.startswith("model: default (")
+    assert model.endswith(f"trained on {about.trained_on}); give --model for your own")
+    assert frames.startswith("12 frames in ")
+
+
+def test_a_segmenter_without_arguments(bundle: Bundle) -> None:
+    with Segmenter(backend="onnxruntime", device="cpu", threads=1) as segmenter:
+        assert segmenter.bundle.sha256 == bundle.sha256
+
+
+def test_a_folder_of_that_name_is_a_path(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default").symlink_to(tiny_bundle)
+    monkeypatch.chdir(tmp_path)
+    tiny, default = Bundle.open(tiny_bundle).sha256, Bundle.open(default_bundle()).sha256
+    for model, sha256 in ((Path("default"), tiny), ("./default", tiny), ("default", default)):
+        with Segmenter(model, backend="onnxruntime", device="cpu", threads=1) as segmenter:
+            assert segmenter.bundle.sha256 == sha256
+
+
+def test_an_installation_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cdga_sdk.models.model_path.default_bundle", lambda: tmp_path / "default.cdga")
+    assert run(["segment", "ride.mp4"]) == 3
+    err = capsys.readouterr().err
+    assert "default.cdga: this installation has no default model; give --model model.cdga or a name (" in err
+    assert err.count("\n") == 1
