@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Final, Literal, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +16,7 @@ from cdga_sdk.errors import InputError, MissingExtraError, UsageError
 from cdga_sdk.labels import CLASS_SETS
 
 __all__ = [
+    "IMAGENET",
     "LossWeights",
     "OptimConfig",
     "ScoreConfig",
@@ -25,6 +26,9 @@ __all__ = [
     "load_config",
     "load_preset",
 ]
+
+IMAGENET: Final = "imagenet"
+"""What `TrainConfig.weights` says for the ImageNet weights that an installed package brings."""
 
 Plain = dict[str, object]
 
@@ -124,7 +128,8 @@ class TrainConfig:
     target_split: str = "train"
     model: str = "efficientvit_b0"
     weights: str | None = None
-    """Published weights to start from; None is a random start."""
+    """Published weights to start from: a file, or ``imagenet`` where an installed package has them; None is a random
+    start."""
     imgsz: tuple[int, int] = (512, 1024)
     """Height and width that the network sees, pixels; those of the target where `source_imgsz` differs."""
     source_imgsz: tuple[int, int] | None = None

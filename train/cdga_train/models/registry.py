@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -32,6 +33,7 @@ class NetworkSpec:
     Attributes:
         build: Takes the number of classes; random weights, nothing is downloaded.
         published: The names of the published tensors.
+        imagenet_file: Finds ImageNet weights in an installed package; None where no package brings them.
         size_multiple: Both sides of the input must be multiples of this.
         is_deterministic_on_cuda: Whether torch has a deterministic gradient of every layer there.
     """
@@ -39,6 +41,7 @@ class NetworkSpec:
     build: Callable[[int], SegmentationNetwork]
     published: PublishedNames
     size_multiple: int
+    imagenet_file: Callable[[], Path] | None = None
     is_deterministic_on_cuda: bool = True
 
     def published_state(
@@ -96,6 +99,7 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
         "lite0_fpn": NetworkSpec(
             build=Lite0FPN,
             published=lite0.PUBLISHED,
+            imagenet_file=lite0.imagenet_file,
             size_multiple=Lite0FPN.size_multiple,
         ),
         "efficientvit_b0": NetworkSpec(
