@@ -126,7 +126,11 @@ def study(
     ] = None,
     seeds: Annotated[str, typer.Option(help="One run of each arm for each of these seeds.")] = "0,1,2",
     arms: Annotated[
-        str, typer.Option(help="Also cdga_no_co, _no_orth, _no_cadv, _no_cl, _k1, _k4, _k16, _normalised.")
+        str,
+        typer.Option(
+            help="Also self_training, target_supervised, cdga_no_co, _no_orth, _no_cadv, _no_cl, _k1, _k4, _k16, "
+            "_normalised."
+        ),
     ] = "source_only,translation,baseline,cdga",
     source: Annotated[str | None, typer.Option(help="Labelled data, e.g. gta5:PATH.")] = None,
     target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. cityscapes:PATH.")] = None,

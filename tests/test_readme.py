@@ -276,7 +276,7 @@ def test_every_preset_is_in_its_arm_s_column() -> None:
         "baseline (BDL)": "baseline",
         "CDGA": "cdga",
     }
-    families = [f for f in FAMILIES if all(f"{f}_{arm}" in PRESETS for arm in arms.values())]
+    families = set(FAMILIES) - {"footage", "day_dusk", "streets_camvid", "strong_start"}  # these are cdga's alone
     wanted = [" | ".join(f"`{family}_{arm}`" for arm in arms.values()) for family in families]
     assert sorted(rows_below(f"| {' | '.join(arms)} |")) == sorted(f"| {row} |" for row in wanted)
     for name in PRESETS:

@@ -228,7 +228,10 @@ class TrainConfig:
         return self.arm != "source_only"
 
     def candidate_iterations(self) -> frozenset[int]:
-        """The iterations after which a candidate is kept; the last one is always among them."""
+        """The iterations after which a candidate is kept; the last one is always among them.
+
+        Where the weights given are of a whole network, and there is something to choose, these are kept too, as 0.
+        """
         return frozenset(-(-self.iters * n // self.candidates) for n in range(1, self.candidates + 1))
 
     def require_target(self) -> None:

@@ -54,8 +54,7 @@ def train(
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Train one round under ``config``, writing ``metrics.jsonl``, ``last.safetensors`` and candidates into ``folder``.
-
-    The first SIGINT or SIGTERM ends the run after the iteration in hand, with a checkpoint.
+    The first SIGINT or SIGTERM ends it after the iteration in hand, with a checkpoint.
 
     Args:
         config: The run; on a resume it may differ from the checkpoint's in length and machine settings.
@@ -84,8 +83,7 @@ def train(
     log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
     with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
-        if state.starts_whole and config.candidates and processes.is_first:
-            save_checkpoint(candidate_file(folder, 0), state.candidate())
+        _keep_what_was_given(state, folder, processes)
         waited_since = time.perf_counter()
         for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
             waited_s = time.perf_counter() - waited_since
@@ -230,6 +228,12 @@ def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> 
         fix=f"go on with: cdga train --resume {folder}",
         terminated=is_terminated,
     )
+
+
+def _keep_what_was_given(state: TrainingState, folder: Path, processes: Processes) -> None:
+    """Weights of a whole network are a candidate too: the choice may prefer them, and a study scores them."""
+    if state.starts_whole and state.config.candidates > 1 and processes.is_first:
+        save_checkpoint(candidate_file(folder, 0), state.candidate())
 
 
 def _save_what_is_due(state: TrainingState, folder: Path, processes: Processes, *, is_leaving: bool) -> None:

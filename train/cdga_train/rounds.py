@@ -155,12 +155,16 @@ def _choose(run: _Run, folder: Path) -> None:
     device = choose_device(run.processes.device_name(run.config.device))
     scores = score_candidates(files, run.target, device=device)
     chosen = write_selection(folder / SELECTION, scores)
-    if chosen.iteration == 0:
-        run.watcher.note(
-            "adaptation did not help, as far as that can be told without labels: the weights given are kept"
-        )
-    else:
-        run.watcher.note(f"chosen without labels: iteration {chosen.iteration} of {run.config.iters}")
+    is_last_round = run.config.rounds == 1 or folder.name == ROUNDS[-1]
+    run.watcher.note(_told(chosen.iteration, run.config, is_last_round=is_last_round))
+
+
+def _told(iteration: int, config: TrainConfig, *, is_last_round: bool) -> str:
+    if iteration > 0:
+        return f"chosen without labels: iteration {iteration} of {config.iters}"
+    if is_last_round:
+        return "as far as that can be told without labels, adaptation did not help: the weights given are kept"
+    return "chosen without labels: the weights given; they label the target for the next round"
 
 
 def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelled:

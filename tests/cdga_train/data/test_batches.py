@@ -292,13 +292,17 @@ def test_prefetched_stops_its_threads_when_left() -> None:
     assert not batch_threads()
 
 
-def test_augmentation_keeps_the_labels_in_place_and_leaves_the_targets_colours() -> None:
-    plain, changed = (Batches(Counting(), target_samples(), replace(CONFIG, augment=a))[3][0] for a in (False, True))
-    assert changed.target_BHWC is not None
-    assert not equal(plain, changed)
-    for target_HWC in changed.target_BHWC:
-        assert (target_HWC[:, :, 1] == target_HWC[0, 0, 1]).all()  # the index that the sample carries, untouched
+def test_augmentation_zooms_both_domains_and_recolours_the_source() -> None:
+    config = replace(CONFIG, augment=True, flip=False)
+    batch = Batches(Counting(), target_samples(), config)[3][0]
+    assert batch.target_BHWC is not None
+    for target_HWC in batch.target_BHWC:
         column = target_HWC[:, :, 0].astype(int)
         assert 0 < np.ptp(column) < 63  # a window of the columns
-    for label_HW in changed.label_BHW:
+        assert (target_HWC[:, :, 2] == column + 128).all()  # colours as they were
+        assert (target_HWC[:, :, 1] == target_HWC[0, 0, 1]).all()
+    for source_HWC, label_HW in zip(batch.source_BHWC, batch.label_BHW, strict=True):
         assert 0 < np.ptp(label_HW.astype(int)) < 63
+        assert (source_HWC[:, :, 2].astype(int) != label_HW.astype(int) + 128).mean() > 0.5  # other colours
+        row_W = source_HWC.mean(axis=(0, 2))
+        assert np.corrcoef(row_W, label_HW.mean(axis=0))[0, 1] > 0.9  # brighter to the right, as the labels rise

@@ -84,8 +84,8 @@ def test_every_world_and_split_has_an_identity_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("domain", "split", "message"),
     [
-        ("dsuk", "train", "no domain 'dsuk'; did you mean 'dusk'"),
-        ("zzz", "train", "no domain 'zzz'; use one of day, dusk, rain, fog, camera, all, road"),
+        ("dsuk", "train", "no world 'dsuk'; did you mean 'dusk'"),
+        ("zzz", "train", "no world 'zzz'; use one of day, dusk, rain, fog, camera, all, road"),
         ("day", "vall", "no split 'vall'; did you mean 'val'"),
         ("day", "test", "no split 'test'; use one of train, val"),
     ],

@@ -65,7 +65,7 @@ class StreetsDataset:
     """
 
     def __init__(self, world: str, split: str, size_hw: tuple[int, int], *, with_labels: bool = True) -> None:
-        _check_word("domain", world, STREETS)
+        _check_word("world", world, STREETS)
         _check_word("split", split, tuple(_FIRST_SEED))
         self.is_labelled = with_labels
         self._world = world
@@ -95,7 +95,7 @@ class StreetsDataset:
 @cache
 def _code_hash() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(streets.__file__).parent.glob("*.py")):
+    for path in (Path(__file__), *sorted(Path(streets.__file__).parent.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with a feature pyramid: 1.5 M parameters, plain convolutions and ReLU6, logits at stride 8.
+"""EfficientNet-Lite0 with a feature pyramid: 1.6 M parameters, plain convolutions and ReLU6, logits at stride 8.
 
 Sources: Tan & Le, "EfficientNet", ICML 2019 (arXiv 1905.11946); its Lite variants, of 2020, leave out what small
 devices are slow at (squeeze-and-excitation, swish). The pyramid is that of Kirillov et al., "Panoptic Feature Pyramid
@@ -24,8 +24,8 @@ from cdga_train.models.published import PublishedNames
 
 __all__ = ["PUBLISHED", "Lite0FPN", "imagenet_file"]
 
-# (channels, kernel, stride, blocks) of each stage. The last two of the published stages, 3 more blocks, are left out:
-# half of all parameters, at stride 32, which are trained to tell a thousand objects in the middle of the picture.
+# (channels, kernel, stride, blocks) of each stage. Two blocks of the sixth published stage and all of the seventh are
+# left out: half of all blocks' parameters, trained to tell a thousand objects in the middle of the picture.
 _STAGES: Final = ((16, 3, 1, 1), (24, 3, 2, 2), (40, 5, 2, 2), (80, 3, 2, 3), (112, 5, 1, 3), (192, 5, 2, 2))
 _STEM_WIDTH: Final = 32
 _EXPAND: Final = 6  # but for the first stage, which does not

@@ -138,7 +138,8 @@ class Highway:
         sides: Left and right.
         lane_m: Lane width.
         median: Half width of what separates the directions, 0 for none.
-        divider: What stands on the median: "grass", "bushes", "rail", "concrete", "hedge", "wall" or "none".
+        divider: What stands on the median: "grass", "bushes", "rail", "concrete", "hedge", "wall", "none", or "alone":
+            the other carriageway is out of sight.
         centre: Centre line of an undivided road: "dashed", "solid" or "double".
         yellow: Centre and inner lines are yellow.
         dash_m: Length of a dash and of dash and gap, metres.
