@@ -7,8 +7,9 @@ Three questions, each asked of the published EfficientViT-B0 weights in float32 
 - ``tile``: the frame is cut into 2x2 parts that overlap by a quarter, each enlarged to the network's input;
 - ``larger``: the whole frame is enlarged to twice the sides instead, for the same number of pixels to compute.
 
-Beside mIoU, the temporal consistency: the mIoU of each mask with the one before carried along by the flow (Varghese et
-al. 2020), and that of the labels themselves for comparison. The committed figures are made by::
+Beside mIoU, the temporal consistency: the mIoU of each mask with the one before carried along (Varghese et al. 2020).
+Another flow does that than the one that smooths (Farneback 2003), lest it be judged by itself. The labels' own is there
+too. The committed figures are made by::
 
     python -m benchmarks.smoothing --weights efficientvit_seg_b0_cityscapes.pt --camvid PATH \
         --json benchmarks/results/smoothing.json
@@ -32,6 +33,7 @@ from torch import nn
 
 from benchmarks.protocol import Record, environment
 from cdga_sdk.atomic import write_text
+from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CITYSCAPES_NAMES, CLASS_SETS
 from cdga_sdk.metrics import ConfusionMatrix
 from cdga_sdk.opencv import cv2
@@ -61,11 +63,13 @@ class Frame:
         image_bgr: (H, W, 3) uint8.
         label: (H, W) uint8 train ids.
         flow_HW2: Where each pixel was in the frame before, as an offset (x, y) in pixels; zeros in the first frame.
+        judging_flow_HW2: The same by the other method.
     """
 
     image_bgr: UInt8Array
     label: UInt8Array
     flow_HW2: Flow
+    judging_flow_HW2: Flow
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ("torch", "timm", "opencv-python", "numpy"),
             torch.device("cpu"),
         ),
+        "weights_sha256": file_sha256(options.weights),
         "imgsz_hw": IMGSZ_HW,
         "frames": len(frames),
         "consistency_of_labels": round(consistency(frames, [f.label for f in frames]), 2),
@@ -114,11 +119,17 @@ def clip(dataset: Dataset, limit: int | None) -> Iterator[Frame]:
         sample = dataset[index]
         assert sample.label is not None
         grey = np.asarray(cv2.cvtColor(sample.image_bgr, cv2.COLOR_BGR2GRAY), np.uint8)
-        flow = np.zeros((*grey.shape, 2), np.float32)
+        flow, judging = np.zeros((*grey.shape, 2), np.float32), np.zeros((*grey.shape, 2), np.float32)
         if before is not None:
             flow = np.asarray(estimator.calc(grey, before, flow), np.float32)
-        yield Frame(image_bgr=sample.image_bgr, label=sample.label, flow_HW2=flow)
+            judging = _farneback(grey, before)
+        yield Frame(image_bgr=sample.image_bgr, label=sample.label, flow_HW2=flow, judging_flow_HW2=judging)
         before = grey
+
+
+def _farneback(grey_HW: UInt8Array, before_HW: UInt8Array) -> Flow:
+    start = np.zeros((*grey_HW.shape, 2), np.float32)
+    return np.asarray(cv2.calcOpticalFlowFarneback(grey_HW, before_HW, start, 0.5, 4, 21, 5, 7, 1.5, 0), np.float32)
 
 
 def carried(array: npt.NDArray[Number], flow_HW2: Flow, interpolation: int) -> npt.NDArray[Number]:
@@ -197,10 +208,10 @@ def _row(way: str, frames: Sequence[Frame], masks: Sequence[UInt8Array]) -> Reco
 
 
 def consistency(frames: Sequence[Frame], masks: Sequence[UInt8Array]) -> float:
-    """mIoU, percent, of each mask with the one before carried along by the flow."""
+    """mIoU, percent, of each mask with the one before carried along."""
     matrix = ConfusionMatrix(CLASSES)
     for before, mask, frame in zip(masks, masks[1:], frames[1:], strict=False):
-        matrix.add(carried(before, frame.flow_HW2, cv2.INTER_NEAREST), mask)
+        matrix.add(carried(before, frame.judging_flow_HW2, cv2.INTER_NEAREST), mask)
     return matrix.scores().miou
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks.markdown import results, table
 
-__all__ = ["TABLES", "beats", "differences", "interval", "scores"]
+__all__ = ["TABLES", "differences", "interval", "scores", "standard_error"]
 
 DAY_DUSK: Final = "study_day_dusk"
 STREETS_CAMVID: Final = "study_streets_camvid"
@@ -26,7 +26,7 @@ _ARMS: Final = {
     "self_training": "FDA, target forwarded",
     "baseline": "baseline",
     "cdga": "CDGA",
-    "oracle": "trained on the target's labels",
+    "target_supervised": "trained on the target's labels",
 }
 _T_95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # Student's t, 97.5 %, by degrees of freedom
 
@@ -49,10 +49,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the means differ by more than twice their pooled standard error, in favour of the first."""
-    error = math.sqrt(statistics.variance(one) / len(one) + statistics.variance(other) / len(other))
-    return statistics.fmean(one) - statistics.fmean(other) > 2 * error
+def standard_error(one: Sequence[float], other: Sequence[float]) -> float:
+    """Of the difference of two means, from the spread of each."""
+    return math.sqrt(statistics.variance(one) / len(one) + statistics.variance(other) / len(other))
 
 
 def _spread(values: Sequence[float], *, signed: bool = False) -> str:
@@ -75,6 +74,21 @@ def _arms(name: str) -> str:
     return table(header, rows)
 
 
+def _claims() -> str:
+    """What CDGA adds, to the source alone and to the baseline, in the checkpoints chosen without labels."""
+    rows = []
+    for name in (DAY_DUSK, STREETS_CAMVID):
+        study = results(name)
+        for other in ("source_only", "translation", "baseline"):
+            gains = differences(study, "cdga", other, "label-free")
+            own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", other))
+            low, high = interval(gains)
+            gain, error = statistics.fmean(gains), standard_error(own, others)
+            cells = (f"{gain:+.1f}", f"[{low:+.1f}, {high:+.1f}]", f"{gain / error:.1f}")
+            rows.append((study["family"], f"CDGA over {_ARMS[other]}", *cells))
+    return table(("study", "", "mIoU", "95 % interval, by seed", "in standard errors"), rows)
+
+
 def _classes(name: str) -> str:
     """IoU by class of what is chosen without labels."""
     study = results(name)
@@ -93,7 +107,8 @@ def _choices() -> str:
     for name in (DAY_DUSK, STREETS_CAMVID, STRONG_START):
         study = results(name)
         for arm in study["arms"]:
-            lost = [run["oracle"] - run["label-free"] for run in study["runs"] if run["arm"] == arm]
+            best, chosen = scores(study, arm, "oracle"), scores(study, arm, "label-free")
+            lost = [best[seed] - chosen[seed] for seed in chosen]
             worst = f"{max(lost):.1f}"
             rows.append((study["family"], _ARMS.get(arm, arm), f"{statistics.fmean(lost):.1f}", worst))
     return table(("study", "arm", "mIoU lost by the choice, mean", "worst seed"), rows)
@@ -127,6 +142,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "streets-camvid": partial(_arms, STREETS_CAMVID),
     "streets-camvid-classes": partial(_classes, STREETS_CAMVID),
     "strong-start": _strong_start,
+    "claims": _claims,
     "choices": _choices,
     "smoothing": _smoothing,
 }
