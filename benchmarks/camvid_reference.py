@@ -82,9 +82,7 @@ def compared(weights: Path, data: str, imgsz_hw: tuple[int, int]) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "city.cdga"
         parity = export_weights(weights, MODEL, imgsz_hw, bundle).parity["fp32"]
-        scores, backend = run_evaluate(
-            str(bundle), data, "val", CLASSES, backend="onnxruntime", device="cpu", quiet=True
-        )
+        scores, backend = run_evaluate(bundle, data, "val", CLASSES, backend="onnxruntime", device="cpu", quiet=True)
     return {
         "imgsz_hw": imgsz_hw,
         "frames": scores.frames,

@@ -28,7 +28,6 @@ import numpy as np
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import CdgaError, InputError, UsageError
 from cdga_sdk.measure import Ratio, in_rounds, load, paired_ratio
-from cdga_sdk.models.model_path import model_path
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.verify import refuse_below_gate, verify
@@ -49,7 +48,7 @@ class BenchRequest:
     """What to measure.
 
     Attributes:
-        model: As `cdga_sdk.Segmenter` takes it.
+        model: The bundle's folder.
         video: A clip to take frames from, and for the scope ``file``; without one, the bundle's golden frames.
         backends: As `cdga_sdk.Segmenter` takes them; what cannot be had here is told and left out.
         precisions: Of the bundle's graphs; none for all of them.
@@ -59,7 +58,7 @@ class BenchRequest:
         frames: Of the clip, from its start.
     """
 
-    model: str
+    model: Path
     video: Path | None = None
     backends: tuple[str, ...] = ("auto", "onnxruntime", "openvino")
     precisions: tuple[str, ...] = ()
@@ -184,7 +183,7 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
     Raises:
         CdgaError: As `cdga_sdk.Segmenter` does where nothing can take part; where the clip cannot be read.
     """
-    bundle = Bundle.open(model_path(request.model))
+    bundle = Bundle.open(request.model)
     frames_bgr = _frames(request, bundle)
     with _contenders(request, bundle) as (opened, found, left_out):
         first = next(iter(opened))
@@ -245,8 +244,9 @@ def _contenders(
                     if for_frames.precision != precision:
                         raise UsageError(f"{for_frames.backend_name} would run instead")
                     if for_frames.backend_name not in opened:
-                        found.append(_judged(request, precision, backend))
+                        judged = _judged(request, precision, backend)
                         for_files = own.enter_context(_segmenter(request, precision, backend, throughput=True))
+                        found.append(judged)
                         opened[for_frames.backend_name] = _Opened(for_frames, for_files)
                         stack.push(own.pop_all())
             except CdgaError as error:

@@ -31,6 +31,7 @@ __all__ = ["app", "main"]
 
 _SOURCES = "Videos, images, folders, globs; or one camera (/dev/video0) or stream (rtsp://, http://, udp:// ...)."
 _NAMED = "default, or another name that cdga models lists"
+_TAKEN = "a bundle, a checkpoint or a run"
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 
@@ -239,11 +240,10 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON on stdout.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
+    """Segment videos and images: cdga segment ride.mp4."""
     from cdga_sdk.models.model_path import model_path
-    from cdga_sdk.segment_run import SegmentRequest, run_segment
+    from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment
     from cdga_sdk.segmenter import Segmenter
-    from cdga_sdk.video.address import live_address
     from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
 
@@ -258,20 +258,21 @@ def segment(
         options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect),
         as_json=as_json,
         quiet=quiet,
-        tells_model=model == "default",
+        model=model,
     )
+    works = plan_work(request)  # before a model that may have to be fetched
     with Segmenter(
         model_path(model, offline=offline),
         precision=precision,
         backend=backend,
         device=device,
         threads=threads,
-        throughput=all(live_address(source) is None for source in sources),
+        throughput=all(work.live is None for work in works),
         on_incompatible=on_incompatible,
         conf=conf,
         classes=_words(classes),
     ) as segmenter:
-        run_segment(segmenter, request)
+        run_segment(segmenter, request, works)
 
 
 @app.command()
@@ -297,11 +298,12 @@ def evaluate(
     from cdga_sdk.models.model_path import model_path
     from cdga_train.evaluate_run import refuse_below, run_evaluate
 
+    wanted = class_set(classes)  # before a model that may have to be fetched
     scores, used = run_evaluate(
-        str(model_path(model, offline=offline)),
+        model_path(model, offline=offline, taken=_TAKEN),
         data,
         split,
-        class_set(classes),
+        wanted,
         backend=backend,
         device=device,
         quiet=quiet,
@@ -372,7 +374,7 @@ def bench(
     from cdga_sdk.models.model_path import model_path
 
     request = BenchRequest(
-        model=str(model_path(model, offline=offline)),
+        model=model_path(model, offline=offline),
         video=video,
         backends=tuple(backend or ("auto", "onnxruntime", "openvino")),
         precisions=tuple(precision or ()),
@@ -431,14 +433,14 @@ def check_data(
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help=f"A bundle, an engine, a checkpoint, the folder of a run; or {_NAMED}.")],
-    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
-    """Say what a bundle, an engine or a checkpoint is, after verifying it."""
+    """Say what a bundle, an engine or a checkpoint is, after verifying it; nothing is fetched for that."""
     from cdga_sdk.info import describe
+    from cdga_sdk.models.listing import stated_of
     from cdga_sdk.models.model_path import model_path
 
-    facts = describe(model_path(model, offline=offline))
+    facts = stated_of(model) or describe(model_path(model, offline=True, taken=f"an engine, {_TAKEN}"))
     if as_json:
         _print_json(facts)
         return
@@ -465,12 +467,13 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON o
 @app.command()
 def doctor(
     model: Annotated[str | None, typer.Option(help=f"A bundle, or {_NAMED}, to verify and to try here.")] = None,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Say whether this machine can segment, with which runtime and why; exit 6 if not: cdga doctor --model x.cdga."""
     from cdga_sdk.doctor import examine, print_report, refuse_unfit
 
-    report = examine(model)
+    report = examine(model, offline=offline)
     if as_json:
         _print_json(report.as_dict())
     else:

@@ -35,9 +35,10 @@ from cdga_sdk.doctor_facts import (
     tensorrt_fact,
     torch_fact,
 )
-from cdga_sdk.errors import ResourceError, one_line
-from cdga_sdk.library_probe import LIBRARY_TIMEOUT_S, Probe
+from cdga_sdk.errors import CdgaError, ResourceError, one_line
+from cdga_sdk.library_probe import LIBRARY_TIMEOUT_S, Answer, Probe, answer_of
 from cdga_sdk.machine import cuda_driver, this_machine
+from cdga_sdk.models.model_path import model_path
 
 __all__ = ["Report", "examine", "print_report", "refuse_unfit"]
 
@@ -70,11 +71,12 @@ class Report:
         return {"can_segment": self.can_segment, **asdict(self)}
 
 
-def examine(model: str | None = None) -> Report:
+def examine(model: str | None = None, *, offline: bool = False) -> Report:
     """Look at everything. What fails is in the report; nothing is raised.
 
     Args:
-        model: A bundle to verify and to try, or None.
+        model: A bundle to verify and to try, or None; a name is fetched.
+        offline: Never ask the network.
     """
     driver = cuda_driver() is not None
     with ExitStack() as held:
@@ -103,12 +105,20 @@ def examine(model: str | None = None) -> Report:
             "run_folder": lambda: run_folder_fact(_RUNS),
         }
         facts = [_guarded(name, look) for name, look in looks.items()]
-        # Behind the others: it is timed.
-        segmenting = probe("segmenting", *([] if model is None else [model]))
-        answer = segmenting.answer(LIBRARY_TIMEOUT_S if model is None else _MODEL_TIMEOUT_S)
+        answer = _tried(model, probe, offline=offline)  # behind the others: it is timed
     trial = None if answer.error else _trial(answer.found)
     gpu = any(fact.name == "nvidia" and fact.details.get("gpus") for fact in facts)
     return Report(model=model, facts=(*facts, segmenting_fact(answer, trial, model, gpu=gpu)), trial=trial)
+
+
+def _tried(model: str | None, probe: Callable[..., Probe], *, offline: bool) -> Answer:
+    if model is None:
+        return probe("segmenting").answer(LIBRARY_TIMEOUT_S)
+    try:
+        place = model_path(model, offline=offline)
+    except CdgaError as error:
+        return answer_of(error)
+    return probe("segmenting", str(place)).answer(_MODEL_TIMEOUT_S)
 
 
 def refuse_unfit(report: Report) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cdga_sdk.bundle import EXTRA, SUMS, Bundle, ExtraBlock
 
-__all__ = ["describe"]
+__all__ = ["describe", "size_line"]
 
 
 def describe(path: Path) -> dict[str, object]:
@@ -29,7 +29,7 @@ def describe(path: Path) -> dict[str, object]:
         "kind": "checkpoint",
         "path": str(path),
         "model": config.model,
-        "imgsz": _size(checkpoint.preprocess.imgsz_hw),
+        "imgsz": size_line(checkpoint.preprocess.imgsz_hw),
         "classes": len(checkpoint.names),
         "arm": config.arm,
         "translate": config.translate,
@@ -48,7 +48,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "path": str(bundle.path),
         "sha256": bundle.sha256,
         **{f"{precision}_mb": round(len(data) / 1e6, 2) for precision, data in bundle.graphs.items()},
-        "imgsz": _size(manifest.imgsz_hw),
+        "imgsz": size_line(manifest.imgsz_hw),
         "classes": len(manifest.names),
         **({} if manifest.extra is None else {"extra": _extra_line(manifest.extra)}),
         "golden_frames": len(bundle.golden_frames()),
@@ -66,7 +66,8 @@ def _describe_engine(path: Path) -> dict[str, object]:
     return {"kind": "engine", "path": str(path), **read_engine(path).sidecar.model_dump()}
 
 
-def _size(imgsz_hw: tuple[int, int]) -> str:
+def size_line(imgsz_hw: tuple[int, int]) -> str:
+    """Height and width, pixels, as a fact."""
     return f"{imgsz_hw[0]},{imgsz_hw[1]} (height,width)"
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,7 +24,7 @@ from typing import Any, Final, Self
 from cdga_sdk.errors import CdgaError, ResourceError, one_line
 from cdga_sdk.machine import cuda_driver
 
-__all__ = ["DECODERS", "ENCODER", "LIBRARY_TIMEOUT_S", "PROBE_GRAPH", "Answer", "Probe", "main"]
+__all__ = ["DECODERS", "ENCODER", "LIBRARY_TIMEOUT_S", "PROBE_GRAPH", "Answer", "Probe", "answer_of", "main"]
 
 ENCODER: Final = "libx264"
 LIBRARY_TIMEOUT_S: Final = 60.0
@@ -132,12 +133,17 @@ def main(name: str, *arguments: str) -> None:
     try:
         answer = Answer(found=_PROBES[name](*arguments))
     except CdgaError as error:
-        answer = Answer(error=": ".join(filter(None, (error.where, error.what))), fix=error.fix)
+        answer = answer_of(error)
     except Exception as error:  # noqa: BLE001 - whatever a broken library raises is what is to be told
         missing = isinstance(error, ModuleNotFoundError) and error.name == _IMPORTS.get(name)
         answer = Answer(error=f"{type(error).__name__}: {one_line(error)[:300]}", missing=missing)
     sys.stdout.write(json.dumps(asdict(answer)) + "\n")
     sys.stdout.flush()  # a library may die while it is unloaded
+
+
+def answer_of(error: CdgaError) -> Answer:
+    """An error of ours as what a probe answers."""
+    return Answer(error=": ".join(filter(None, (error.where, error.what))), fix=error.fix)
 
 
 def _onnxruntime() -> dict[str, object]:
@@ -226,7 +232,7 @@ def _segmenting(model: str = "") -> dict[str, object]:
 
     if not model:
         return _segment_probe()
-    with Segmenter(model) as segmenter:
+    with Segmenter(Path(model)) as segmenter:  # a path, whatever it is called
         golden = segmenter.bundle.golden_frames()[0]
         results = [segmenter.segment(golden.image_bgr) for _ in range(1 + _MEASURED)]
         return {

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, on a terminal only."""
+"""What tells of work while it goes on, on stderr: a line, or a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "progress_bar"]
+__all__ = ["Advance", "progress_bar", "tell_on_stderr"]
 
 
 class Advance(Protocol):
@@ -16,6 +16,11 @@ class Advance(Protocol):
     def __call__(self, done: int, note: str = "") -> None:
         """``done`` units are finished; ``note`` is shown behind the bar."""
         ...
+
+
+def tell_on_stderr(line: str) -> None:
+    """Say one line where logs go."""
+    sys.stderr.write(line + "\n")
 
 
 @contextmanager

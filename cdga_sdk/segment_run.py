@@ -19,6 +19,7 @@ from cdga_sdk.atomic import new_run_folder
 from cdga_sdk.bundle import Manifest
 from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
+from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.address import LiveAddress, live_address
@@ -27,12 +28,12 @@ from cdga_sdk.video.pipeline import VideoOptions, live_source, segment_images, s
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat, raise_if_degraded, refuse_labels_of_images
 from cdga_sdk.video.source import VideoSource, is_video_file
 
-__all__ = ["SegmentRequest", "Work", "find_work", "run_segment"]
+__all__ = ["SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
-    """What the command line asked for; see ``cdga segment --help``."""
+    """What the command line asked for; see ``cdga segment --help``. The default model is told of, by its name."""
 
     sources: tuple[str, ...]
     output: Path | None
@@ -43,7 +44,7 @@ class SegmentRequest:
     options: VideoOptions
     as_json: bool = False
     quiet: bool = False
-    tells_model: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,12 @@ class Work:
     images: tuple[Path, ...] = ()
 
 
-def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
-    """Segment every source; print a line each, or JSON.
+def plan_work(request: SegmentRequest) -> list[Work]:
+    """What there is to do, found without a model: a mistake shows before one is fetched.
 
     Raises:
-        InputError: A source is missing or cannot be read.
+        InputError: A source is missing.
         UsageError: The output cannot be used, or a live source is not the only one.
-        DegradedError: At least one source lost frames; all outputs are written.
     """
     works = find_work(request.sources)
     if any(work.images for work in works):
@@ -71,9 +71,20 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
+    return works
+
+
+def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:
+    """Segment what `plan_work` found; print a line each, or JSON.
+
+    Raises:
+        InputError: A source cannot be read.
+        UsageError: The output cannot be used.
+        DegradedError: At least one source lost frames; all outputs are written.
+    """
     if len(works) > 1:  # sources may share a name: each gets a folder of its own
         request = replace(request, exist_ok=False)
-    if request.tells_model and not request.quiet:
+    if request.model == DEFAULT and not request.quiet:
         typer.echo(_model_line(segmenter.manifest), err=True)
     summaries = [_run_one(segmenter, work, request) for work in works]
     for summary in summaries:

@@ -40,7 +40,8 @@ class Segmenter:
 
     Args:
         model: The bundle's folder, or the name of a model: ``default`` is the one inside this package, others
-            (`cdga_sdk.models.catalogue.NAMED`) are fetched once and kept.
+            (`cdga_sdk.models.catalogue.NAMED`) are fetched once, converted in a process of its own, and kept; with
+            ``CDGA_OFFLINE=1`` in the environment nothing is fetched. A `Path`, and ``./NAME``, is never a name.
         precision: Which of the bundle's graphs to run, e.g. ``fp16``; fp32 by default. ``auto`` takes bf16 where the
             bundle has it and float32 would run in OpenVINO on a CPU that computes it, else fp32. `backend_name` tells.
         backend: ``auto``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
@@ -53,7 +54,7 @@ class Segmenter:
         classes: Keep only these classes (names or train ids); other pixels become 255. None keeps all.
 
     Raises:
-        InputError: No such model, or one that has a name cannot be fetched.
+        InputError: No such model, or one that has a name cannot be fetched or is not to be.
         ModelError: Not a bundle, damaged, or refused by the runtime.
         UsageError: An argument out of range, or a precision that the bundle does not have.
         MissingExtraError: The backend asked for, or what a fetched model is converted with, is not installed.

@@ -41,26 +41,46 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_response(302)
                 self.send_header("Location", self.server.url("whole"))
                 self.end_headers()
-            case "cut":
-                self._answer(data[: len(data) // 2], len(data))
+            case "short":
+                self._answer(data[: len(data) // 2])
+            case _ if manners.startswith("cut"):
+                self._answer_half(data, manners)
             case "other":
                 self._answer(data[:-1] + bytes([data[-1] ^ 1]))
             case "more":
                 self._answer(data + b"!")
-            case "silent":
-                self.server.ends.wait()
-            case "drip":
-                self._answer(b"", len(data))
-                while not self.server.ends.wait(0.05):
-                    self.wfile.write(b"x")
-            case "drip-head":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-                while not self.server.ends.wait(0.05):
-                    self.wfile.write(b"x")
+            case "silent" | "stalls" | "drip" | "drip-head":
+                self._answer_slowly(data, manners)
             case "noise":
                 self.wfile.write(b"\x00\xff not HTTP\r\n\r\n")
             case _:
                 self.send_error(404)
+
+    def _answer_slowly(self, data: bytes, manners: str) -> None:
+        """And not to the end."""
+        match manners:
+            case "stalls":
+                self._answer(data[:1], len(data))
+            case "drip":
+                self._answer(b"", len(data))
+            case "drip-head":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.ends.wait(0.05):
+            if manners.startswith("drip"):
+                self.wfile.write(b"x")
+
+    def _answer_half(self, data: bytes, manners: str) -> None:
+        """And then hang up."""
+        half = data[: len(data) // 2]
+        self.send_response(200)
+        match manners:
+            case "cut-chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+                half = b"%x\r\n%b\r\nffff\r\n" % (len(half), half)
+            case "cut":
+                self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(half)
 
     def _answer(self, data: bytes, length: int | None = None) -> None:
         self.send_response(200)

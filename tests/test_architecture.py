@@ -25,7 +25,6 @@ MAY_IMPORT = {
 LAZY_REACH = {
     "cdga_sdk/cli.py": {"cdga_train", "cdga_export"},
     "cdga_sdk/info.py": {"cdga_train"},
-    "cdga_sdk/models/kept.py": {"cdga_export"},
 }
 HEAVY_HOMES = {
     "onnxruntime": {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack, get_args
 
 from cdga_sdk.errors import MissingExtraError, ResourceError, UsageError, one_line
+from cdga_sdk.progress import tell_on_stderr
 
 if TYPE_CHECKING:
     from cdga_sdk.backends.base import Backend
@@ -155,7 +156,6 @@ def _refuse_unknown(backend: str, device: str) -> None:
 def _tensorrt(wanted: _Wanted) -> Backend | str:
     if other := _other_was_asked_for(wanted, "tensorrt", "cuda"):
         return other
-    from cdga_sdk.backends.engine_cache import tell_on_stderr
     from cdga_sdk.backends.tensorrt_engine import open_kept, open_tensorrt
 
     if wanted.backend == "auto":

@@ -33,6 +33,7 @@ from cdga_sdk.atomic import error_from_os, write_bytes
 from cdga_sdk.backends.choice import OnIncompatible
 from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError
+from cdga_sdk.progress import tell_on_stderr
 from cdga_sdk.user_cache import user_cache
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
     "cache_folder",
     "read_engine",
     "sidecar_path",
-    "tell_on_stderr",
     "write_engine",
 ]
 
@@ -124,11 +124,6 @@ def cache_folder() -> Path:
 def sidecar_path(engine: Path) -> Path:
     """``NAME.engine.json`` for ``NAME.engine``."""
     return engine.with_name(engine.name + ".json")
-
-
-def tell_on_stderr(line: str) -> None:
-    """Say one line where logs go."""
-    sys.stderr.write(line + "\n")
 
 
 def read_engine(path: Path) -> VerifiedEngine:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Final
 
 from cdga_sdk import __version__
@@ -35,14 +35,14 @@ def downloaded(
         total_s: Seconds for all of it.
 
     Raises:
-        InputError: No connection, another answer than the file, or not in time.
+        InputError: No connection or one that ends early, another answer than the file, or not in time.
         IntegrityError: Other bytes than expected.
     """
     answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
     def read() -> None:
         try:
-            answers.put(_read(url, num_bytes + 1, stall_s, time.monotonic() + total_s))
+            answers.put(_read(url, num_bytes, stall_s, time.monotonic() + total_s))
         except Exception as error:  # noqa: BLE001 - raised again where somebody waits for it
             answers.put(error)
 
@@ -51,12 +51,12 @@ def downloaded(
     try:
         answer = answers.get(timeout=total_s)
     except queue.Empty:
-        answer = TimeoutError()
+        answer = _LateError()
     if isinstance(answer, bytes):
         refuse_other_bytes(answer, num_bytes=num_bytes, sha256=sha256, where=url, fix=fix)
         return answer
     if isinstance(answer, (OSError, HTTPException)):
-        raise _told(answer, url, total_s, fix) from answer
+        raise _told(answer, url, stall_s, total_s, fix) from answer
     raise answer
 
 
@@ -76,25 +76,42 @@ def refuse_other_bytes(data: bytes, *, num_bytes: int, sha256: str, where: objec
         )
 
 
-def _read(url: str, most_bytes: int, stall_s: float, deadline_s: float) -> bytes:
-    """At most so many bytes of the answer."""
+class _LateError(OSError):
+    """The time for all of it is over."""
+
+
+class _CutError(OSError):
+    """The connection ended before the file did."""
+
+
+def _read(url: str, num_bytes: int, stall_s: float, deadline_s: float) -> bytes:
+    """The answer; of a longer one than was expected, one byte more than that."""
     request = urllib.request.Request(url, headers={"User-Agent": f"cdga-sdk/{__version__}"})  # noqa: S310 - of the catalogue
-    pieces: list[bytes] = []
-    size = 0
+    data = bytearray()
     with urllib.request.urlopen(request, timeout=stall_s) as response:  # noqa: S310 - of the catalogue
-        while size < most_bytes and (piece := response.read1(min(_PIECE, most_bytes - size))):
-            pieces.append(piece)
-            size += len(piece)
-            if time.monotonic() > deadline_s:
-                raise TimeoutError
-    return b"".join(pieces)
+        try:
+            while len(data) <= num_bytes and (piece := response.read1(min(_PIECE, num_bytes + 1 - len(data)))):
+                data += piece
+                if time.monotonic() > deadline_s:
+                    raise _LateError
+            is_whole = len(data) >= num_bytes or response.length == 0 or response.chunked
+        except (IncompleteRead, ConnectionError):
+            is_whole = False
+    if not is_whole:
+        raise _CutError(f"the connection ended after {len(data)} of {num_bytes} bytes")
+    return bytes(data)
 
 
-def _told(error: OSError | HTTPException, url: str, total_s: float, fix: str) -> CdgaError:
+def _told(error: OSError | HTTPException, url: str, stall_s: float, total_s: float, fix: str) -> CdgaError:
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return InputError(f"the server answers {error.code} ({error.reason})", where=url, fix=fix)
+    again = f"try again, or {fix}"
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, _CutError):
+        return InputError(reason, where=url, fix=again)
+    if isinstance(reason, _LateError):
+        return InputError(f"not all of it came within {total_s:g} s", where=url, fix=again)
     if isinstance(reason, TimeoutError):
-        return InputError(f"no answer in time (at most {total_s:g} s for all of it)", where=url, fix=fix)
+        return InputError(f"nothing came for {stall_s:g} s", where=url, fix=again)
     return InputError(f"cannot be fetched ({reason or type(reason).__name__})", where=url, fix=fix)

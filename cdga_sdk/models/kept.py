@@ -3,9 +3,10 @@
 ::
 
     <cache>/models/efficientvit_seg_b0_cityscapes.pt               the authors' file
-    <cache>/models/efficientvit_b0_cityscapes-923d6fdd.cdga        made of it; the number is the start of its hash
+    <cache>/models/efficientvit_b0_cityscapes-923d6fdd-1.cdga      made of it; the start of its hash, and `REVISION`
 
-``CDGA_MODELS`` may name a folder that is looked into first: for the authors' file, or for a bundle NAME.cdga.
+``CDGA_MODELS`` may name a folder that is looked into first: for the authors' file, or for a bundle NAME.cdga, of any
+size and with any precisions. Nothing that lies there or in the cache is removed but a bundle that is made anew.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from pathlib import Path
 from typing import Final
 
 from cdga_sdk.atomic import error_from_os, write_bytes
-from cdga_sdk.backends.engine_cache import tell_on_stderr
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import InputError, IntegrityError, MissingExtraError, ModelError, ResourceError, UsageError
-from cdga_sdk.models.catalogue import NamedModel
+from cdga_sdk.models.catalogue import REVISION, NamedModel
+from cdga_sdk.models.convert import convert
 from cdga_sdk.models.download import downloaded, refuse_other_bytes
+from cdga_sdk.progress import tell_on_stderr
 from cdga_sdk.user_cache import user_cache
 
-__all__ = ["bundle_place", "kept_bundle", "models_folder", "own_folder"]
+__all__ = ["bundle_at_hand", "kept_bundle", "models_folder"]
 
-_LOCK_S: Final = 900.0
+_LOCK_S: Final = 1500.0  # more than fetching and converting take at most
+# Looked for before anything is fetched, and without importing them, which takes seconds.
+_NEEDED: Final = ("torch", "torchvision", "timm", "safetensors", "yaml", "onnx", "filelock")
 
 Say = Callable[[str], None]
 
@@ -37,30 +41,29 @@ def models_folder() -> Path:
     return user_cache() / "models"
 
 
-def own_folder() -> Path | None:
-    """The user's own folder of models, where ``CDGA_MODELS`` names one.
+def bundle_at_hand(model: NamedModel) -> Bundle | None:
+    """A model's bundle, verified, where it need not be made: the user's own, or the one in the cache.
 
     Raises:
-        UsageError: It is no folder.
+        UsageError: ``CDGA_MODELS`` names no folder.
+        ModelError: The user's own bundle of that name is damaged, or is not this model.
     """
-    stated = os.environ.get("CDGA_MODELS")
-    if not stated:
-        return None
-    if not Path(stated).is_dir():
-        raise UsageError("CDGA_MODELS names no folder", where=stated, fix="unset it, or make the folder")
-    return Path(stated)
-
-
-def bundle_place(model: NamedModel) -> Path:
-    """Where the bundle of a model lies, or would be made."""
-    own = own_folder()
-    if own is not None and (own / f"{model.name}.cdga").exists():
-        return own / f"{model.name}.cdga"
-    return models_folder() / f"{model.name}-{model.sha256[:8]}.cdga"
+    own = _own(f"{model.name}.cdga")
+    if own is None:
+        return _cached(model)
+    bundle = Bundle.open(own)
+    found = bundle.manifest.provenance.weights_sha256
+    if found != model.weights_sha256:
+        raise ModelError(
+            f"holds other weights than {model.name}: {found[:8]}, wanted {model.weights_sha256[:8]}",
+            where=own,
+            fix="give it another name, and its path as the model",
+        )
+    return bundle
 
 
 def kept_bundle(model: NamedModel, *, offline: bool, say: Say = tell_on_stderr, lock_s: float = _LOCK_S) -> Path:
-    """The folder of a model's bundle, which is made if it is not there or no longer readable.
+    """The folder of a model's bundle, which is made if it is not there, no longer readable, or made otherwise.
 
     Args:
         model: Of the catalogue.
@@ -72,35 +75,51 @@ def kept_bundle(model: NamedModel, *, offline: bool, say: Say = tell_on_stderr, 
         MissingExtraError: It has to be converted, and what that needs is not installed.
         InputError: The file is not here, and is not to be fetched or cannot be.
         IntegrityError: The file is another one.
-        ResourceError: The disk is full, or another process does not come to an end.
+        ModelError: The user's own bundle of that name is another model, or nothing can be made of the file.
+        ResourceError: The disk is full, or another process or the conversion does not come to an end.
         UsageError: The cache cannot be written to.
     """
-    place = bundle_place(model)
-    if place.parent == own_folder() or _is_sound(place):
-        return place
+    if bundle := bundle_at_hand(model):
+        return bundle.path
     _refuse_without_export(model)
+    place = _cache_place(model)
     with _alone(place, lock_s, say):
-        if not _is_sound(place):
+        if _cached(model) is None:
             weights = _weights(model, offline=offline, say=say)
             say(f"{model.name}: converting it, once; kept in {place}")
-            _convert(model, weights, place)
+            convert(model, weights, place)
     return place
 
 
-def _is_sound(place: Path) -> bool:
-    """Whether a bundle is there that this version reads."""
+def _own(name: str) -> Path | None:
+    """What the user's own folder of models, where ``CDGA_MODELS`` names one, holds under this name."""
+    stated = os.environ.get("CDGA_MODELS")
+    if not stated:
+        return None
+    if not Path(stated).is_dir():
+        raise UsageError("CDGA_MODELS names no folder", where=stated, fix="unset it, or make the folder")
+    place = Path(stated, name)
+    return place if place.exists() else None
+
+
+def _cache_place(model: NamedModel) -> Path:
+    return models_folder() / f"{model.name}-{model.sha256[:8]}-{REVISION}.cdga"
+
+
+def _cached(model: NamedModel) -> Bundle | None:
+    """The bundle in the cache, where there is one that this version reads and would make."""
+    place = _cache_place(model)
     if not place.exists():
-        return False
+        return None
     try:
-        Bundle.open(place)
+        bundle = Bundle.open(place)
     except ModelError:  # damaged, or of another version
-        return False
-    return True
+        return None
+    return bundle if model.is_described_by(bundle.manifest) else None
 
 
 def _refuse_without_export(model: NamedModel) -> None:
-    """Told before anything is fetched, and without importing what takes seconds to."""
-    missing = [library for library in ("torch", "timm", "onnx", "filelock") if not _is_installed(library)]
+    missing = [library for library in _NEEDED if not _is_installed(library)]
     if missing:
         error = MissingExtraError(missing[0], "export")
         raise error.told_after(f"{model.name} is converted once, here or on another machine", None)
@@ -109,47 +128,39 @@ def _refuse_without_export(model: NamedModel) -> None:
 def _is_installed(library: str) -> bool:
     try:
         return find_spec(library) is not None
-    except ImportError:
+    except (ImportError, ValueError):  # a module that something else put there has no spec
         return False
 
 
-def _convert(model: NamedModel, weights: Path, place: Path) -> None:
-    from cdga_export.export import ExportOptions, export_weights
-
-    export_weights(weights, model.network, model.imgsz_hw, place, ExportOptions(about=model.about, overwrite=True))
-
-
-def _weights(model: NamedModel, *, offline: bool, say: Say) -> Path:
+def _weights(model: NamedModel, *, offline: bool, say: Say) -> bytes:
     """The authors' file, verified."""
-    own = own_folder()
-    if own is not None and (own / model.file).is_file():
-        _refuse_other_file(own / model.file, model)
-        return own / model.file
+    if own := _own(model.file):
+        return _verified(own, model)
     kept = models_folder() / model.file
-    if kept.is_file():
+    if kept.exists():
         try:
-            _refuse_other_file(kept, model)
+            return _verified(kept, model)
         except IntegrityError:
-            kept.unlink(missing_ok=True)
             if offline:
                 raise
-            say(f"{kept}: not the file that was expected; removed")
-        else:
-            return kept
+            say(f"{kept}: not the file that was expected; left as it is")
     if offline:
         what = f"{model.name} is not here, and the network is not to be used; its file is {model.url}"
         raise InputError(what, where=kept, fix=_fix(model))
     say(f"{model.name}: fetching {model.num_bytes / 1e6:.1f} MB from {model.url}")
-    write_bytes(kept, downloaded(model.url, num_bytes=model.num_bytes, sha256=model.sha256, fix=_fix(model)))
-    return kept
+    data = downloaded(model.url, num_bytes=model.num_bytes, sha256=model.sha256, fix=_fix(model))
+    if not kept.exists():
+        write_bytes(kept, data)
+    return data
 
 
-def _refuse_other_file(path: Path, model: NamedModel) -> None:
+def _verified(path: Path, model: NamedModel) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read ({error.strerror})", where=path) from error
     refuse_other_bytes(data, num_bytes=model.num_bytes, sha256=model.sha256, where=path, fix=_fix(model))
+    return data
 
 
 def _fix(model: NamedModel) -> str:

@@ -13,12 +13,13 @@ from cdga_sdk.models.kept import kept_bundle
 __all__ = ["model_path"]
 
 
-def model_path(model: str | Path, *, offline: bool = False) -> Path:
+def model_path(model: str | Path, *, offline: bool = False, taken: str = "a bundle") -> Path:
     """Where a model lies; one that has a name is fetched and converted if it is not here yet.
 
     Args:
         model: A name of the catalogue (``./NAME`` is a folder that is called so) or, like every `Path`, a path.
         offline: Never ask the network; ``CDGA_OFFLINE=1`` says so too.
+        taken: What a path may be of, for the error.
 
     Raises:
         InputError: No such name, this installation has no default model, or a file cannot be had.
@@ -33,9 +34,9 @@ def model_path(model: str | Path, *, offline: bool = False) -> Path:
     path = Path(model)
     if path.name == model and not path.suffix and not path.exists():
         names = (DEFAULT, *NAMED)
-        near = get_close_matches(model, names, n=2, cutoff=0.5)
+        near = get_close_matches(model.lower(), names, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"models by name are {', '.join(names)};"
-        raise InputError("no such model", where=model, fix=f"{hint} the path of a bundle is taken too")
+        raise InputError("no such model", where=model, fix=f"{hint} the path of {taken} is taken too")
     return path
 
 

@@ -16,7 +16,6 @@ from cdga_sdk.backends.engine_cache import (
     Sidecar,
     cache_folder,
     sidecar_path,
-    tell_on_stderr,
     write_engine,
 )
 from cdga_sdk.backends.tensorrt_build import (
@@ -30,6 +29,7 @@ from cdga_sdk.backends.tensorrt_build import (
 )
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
+from cdga_sdk.progress import tell_on_stderr
 
 __all__ = ["BuiltEngine", "EngineRequest", "build_engines", "engine_path", "engine_request", "run_engines"]
 

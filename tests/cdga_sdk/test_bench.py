@@ -6,13 +6,15 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cdga_sdk import bench as module
 from cdga_sdk.bench import AGAIN, BenchRequest, ScopeTimes, bench
 from cdga_sdk.cli import run
-from cdga_sdk.errors import GateError, InputError, UsageError
+from cdga_sdk.errors import GateError, InputError, ResourceError, UsageError
+from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.verify import Verification
 
 ON_CPU = ["--device", "cpu", "--threads", "1", "--rounds", "5"]
@@ -64,7 +66,7 @@ def test_golden_frames_where_no_clip_is_given(tiny_bundle: Path, capsys: pytest.
 def test_what_cannot_take_part_is_told_and_the_rest_is_measured(tiny_bundle: Path) -> None:
     report = bench(
         BenchRequest(
-            model=str(tiny_bundle), backends=("onnxruntime", "tensorrt"), device="cpu", precisions=("fp32",), rounds=5
+            model=tiny_bundle, backends=("onnxruntime", "tensorrt"), device="cpu", precisions=("fp32",), rounds=5
         )
     )
     assert [one.name for one in report.contenders] == ["onnxruntime cpu fp32"]
@@ -72,10 +74,10 @@ def test_what_cannot_take_part_is_told_and_the_rest_is_measured(tiny_bundle: Pat
 
 
 def test_what_gives_other_labels_is_not_timed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(model: str, *, backend: str, **_: object) -> Verification:
+    def wrong(model: Path, *, backend: str, **_: object) -> Verification:
         agreement = 0.5 if backend == "openvino" else 1.0
         return Verification(
-            model=model,
+            model=str(model),
             backend=f"{backend} cpu fp32",
             agreement={"000": agreement},
             min_agreement=0.9999,
@@ -84,13 +86,27 @@ def test_what_gives_other_labels_is_not_timed(tiny_bundle: Path, monkeypatch: py
         )
 
     monkeypatch.setattr(module, "verify", wrong)
-    request = BenchRequest(model=str(tiny_bundle), backends=("openvino", "onnxruntime"), device="cpu", rounds=5)
+    request = BenchRequest(model=tiny_bundle, backends=("openvino", "onnxruntime"), device="cpu", rounds=5)
     report = bench(request)
     assert [one.name for one in report.contenders] == ["onnxruntime cpu fp32"]
     assert list(report.scopes[0].samples_ms) == ["onnxruntime cpu fp32", AGAIN]
     assert "gives 50.000 % of the golden mask's pixels" in report.left_out["openvino fp32"]
     with pytest.raises(GateError):
-        bench(BenchRequest(model=str(tiny_bundle), backends=("openvino",), device="cpu", rounds=5))
+        bench(BenchRequest(model=tiny_bundle, backends=("openvino",), device="cpu", rounds=5))
+
+
+def test_what_opens_only_once_is_left_out(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Once(Segmenter):
+        def __init__(self, model: Path, *, backend: str, throughput: bool, **kept: Any) -> None:
+            if backend == "openvino" and throughput:
+                raise ResourceError("no memory for another")
+            super().__init__(model, backend=backend, throughput=throughput, **kept)
+
+    monkeypatch.setattr(module, "Segmenter", Once)
+    request = BenchRequest(model=tiny_bundle, backends=("openvino", "onnxruntime"), device="cpu", rounds=5)
+    report = bench(request)
+    assert [one.name for one in report.contenders] == ["onnxruntime cpu fp32"]
+    assert report.left_out == {"openvino fp32": "no memory for another"}
 
 
 def test_bad_words(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -100,13 +116,13 @@ def test_bad_words(tiny_bundle: Path, tmp_path: Path) -> None:
     assert run(["bench", str(tiny_bundle), "--precision", "fp16"]) == 2
     assert run(["bench", str(tiny_bundle), "--backend", "nonsense"]) == 2
     with pytest.raises(UsageError, match="frames is 0"):
-        BenchRequest(model="m", frames=0)
+        BenchRequest(model=Path("m"), frames=0)
 
 
 def test_a_clip_without_a_frame(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4"):
-        bench(BenchRequest(model=str(tiny_bundle), video=tmp_path / "text.mp4"))
+        bench(BenchRequest(model=tiny_bundle, video=tmp_path / "text.mp4"))
 
 
 def test_speed_ups_are_paired_and_against_the_first() -> None:

@@ -241,7 +241,7 @@ def test_a_graph_with_weights_in_another_file_is_refused(
     assert expected in str(refused(own_bundle))
     with pytest.raises(ModelError, match="in other files"):
         Segmenter(own_bundle)
-    for words in (["info"], ["verify"], ["segment", "ride.mp4", "--model"]):
+    for words in (["info"], ["verify"], ["segment", str(own_bundle / "golden"), "--model"]):
         assert run([*words, str(own_bundle)]) == 5
         (line,) = capsys.readouterr().err.splitlines()
         assert expected in line

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cdga_sdk.errors import DegradedError, InputError, UsageError
 from cdga_sdk.image import write_png
-from cdga_sdk.segment_run import SegmentRequest, Work, find_work, run_segment
+from cdga_sdk.segment_run import SegmentRequest, Work, find_work, plan_work
+from cdga_sdk.segment_run import run_segment as run_planned
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
 
@@ -47,6 +48,10 @@ def request(*sources: str, **changes: Any) -> SegmentRequest:
         "options": VideoOptions(max_frames=2),
     }
     return SegmentRequest(**(made | changes))
+
+
+def run_segment(segmenter: Segmenter, wanted: SegmentRequest) -> None:
+    run_planned(segmenter, wanted, plan_work(wanted))
 
 
 def everything(folder: Path) -> list[str]:

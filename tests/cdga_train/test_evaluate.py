@@ -172,7 +172,7 @@ def test_bundle_and_checkpoint_agree(
 
 def test_scores_are_those_of_the_masks(tiny_run: Path, folder: Path) -> None:
     scores, used = run_evaluate(
-        str(tiny_run), f"folder:{folder}", "val", class_set("common11"), backend="auto", device="auto", quiet=True
+        tiny_run, f"folder:{folder}", "val", class_set("common11"), backend="auto", device="auto", quiet=True
     )
     assert used.startswith(f"torch {choose_device('auto').type} ")
     assert set(scores.iou) == set(class_set("common11").names)

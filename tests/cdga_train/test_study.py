@@ -258,7 +258,7 @@ def test_scores_are_those_of_evaluate(dusk: str, made: Path) -> None:
     (of_seed1,) = [r for r in record_of(made)["runs"] if (r["arm"], r["seed"]) == ("cdga", 1)]
     last = made / "streets/cdga-seed1/last.safetensors"
     for name in ("19", "13"):
-        scores, _ = run_evaluate(str(last), dusk, "val", CLASS_SETS[name], backend="auto", device="cpu", quiet=True)
+        scores, _ = run_evaluate(last, dusk, "val", CLASS_SETS[name], backend="auto", device="cpu", quiet=True)
         assert of_seed1["checkpoints"][-1]["miou"][name] == pytest.approx(scores.miou)
         if name == "19":
             wanted = {k: None if v != v else pytest.approx(v) for k, v in scores.iou.items()}

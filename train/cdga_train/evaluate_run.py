@@ -21,7 +21,7 @@ PROTOCOLS: Final = ("deployed", "published")
 
 
 def run_evaluate(
-    model: str,
+    model: Path,
     data: str,
     split: str,
     classes: ClassSet,
@@ -56,7 +56,7 @@ def run_evaluate(
         near = get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
         raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
-    if not ((Path(model) / SUMS).is_file() or Path(model).suffix == ".cdga"):
+    if not ((model / SUMS).is_file() or model.suffix == ".cdga"):
         if (backend, precision, on_incompatible) != ("auto", "fp32", "rebuild"):
             raise UsageError(
                 "--backend, --precision and --on-incompatible are for bundles; torch scores a checkpoint", where=model
@@ -78,7 +78,7 @@ def run_evaluate(
 
 
 def _score_checkpoint(
-    model: str, data: str, split: str, classes: ClassSet, *, device: str, quiet: bool, protocol: str
+    model: Path, data: str, split: str, classes: ClassSet, *, device: str, quiet: bool, protocol: str
 ) -> tuple[Scores, str]:
     import torch
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,10 +113,39 @@ def test_a_folder_of_that_name_is_a_path(tiny_bundle: Path, tmp_path: Path, monk
             assert segmenter.bundle.sha256 == sha256
 
 
+def test_a_folder_of_a_name_is_a_path_for_every_command(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("default").symlink_to(tiny_bundle)
+    tiny = Bundle.open(tiny_bundle)
+    names = [frame.name for frame in tiny.golden_frames()]
+    for kind, ending in (("images", ".png"), ("labels", ".mask.png")):
+        Path(f"data/{kind}/val").mkdir(parents=True)
+        for name in names:
+            shutil.copy(tiny_bundle / f"golden/{name}{ending}", f"data/{kind}/val/{name}.png")
+
+    def told(*words: str) -> dict[str, Any]:
+        assert run([*words, "--json"]) in {0, 4}, capsys.readouterr().err
+        record: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return record
+
+    on_cpu = ("--backend", "onnxruntime", "--device", "cpu")
+    model = f"default {tiny.sha256[:12]}"
+    assert told("segment", "data/images/val", "--model", "./default", *on_cpu)["model"] == model
+    assert told("bench", "./default", *on_cpu, "--rounds", "5", "--threads", "1")["model"] == model
+    assert told("info", "./default")["sha256"] == tiny.sha256
+    assert list(told("verify", "./default", *on_cpu)["agreement"]) == names
+    assert told("doctor", "--model", "./default")["trial"]["imgsz_hw"] == [64, 128]
+    assert told("evaluate", "./default", "--data", "folder:data", *on_cpu)["accuracy"] > 99.9
+
+
 def test_an_installation_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("cdga_sdk.models.model_path.default_bundle", lambda: tmp_path / "default.cdga")
+    monkeypatch.chdir(tmp_path)
+    Path("ride.mp4").touch()
     assert run(["segment", "ride.mp4"]) == 3
     err = capsys.readouterr().err
     assert "default.cdga: this installation has no default model; give --model model.cdga or a name (" in err

@@ -161,7 +161,13 @@ def test_only_files_can_be_listed(spec: str) -> None:
         ("streets:day", "streets:day"),
         ("video:/home/me/ride.mp4", "video:ride.mp4"),
         ("camvid:../data/camvid/", "camvid:camvid"),
+        ("folder:.", "folder:ride"),
+        ("folder:sunny/..", "folder:ride"),
+        ("folder:/", "folder:folder"),
+        ("folder:/a/..", "folder:folder"),
     ],
 )
-def test_what_is_told_of_a_place(spec: str, told: str) -> None:
+def test_what_is_told_of_a_place(spec: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ride").mkdir()
+    monkeypatch.chdir(tmp_path / "ride")
     assert without_place(spec) == told

@@ -75,7 +75,10 @@ def list_files(spec: str, split: str) -> Listing:
 def without_place(spec: str) -> str:
     """``spec`` as it can be told to others: ``video:ride.mp4`` for ``video:/home/me/ride.mp4``."""
     kind, place = _kind_and_place(spec)
-    return f"{kind}:{Path(place).name}"
+    name = Path(place).name
+    if name in {"", ".."}:  # such a place has its name from where it leads to
+        name = Path(place).resolve().name
+    return f"{kind}:{name or kind}"
 
 
 def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool) -> Dataset:
