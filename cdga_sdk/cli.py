@@ -155,7 +155,7 @@ def export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The bundle to make: NAME.cdga.")] = None,
     weights: Annotated[str | None, typer.Option(help="Published weights instead of a checkpoint (.pt, safe).")] = None,
     model: Annotated[str | None, typer.Option(help="The network that --weights belong to.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees, with --weights.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="H,W that the network sees; as in training by default.")] = None,
     precision: ExportedPrecisions = None,
     golden: Annotated[str | None, typer.Option(help="Frames to prove parity on: folder:PATH, video:FILE ...")] = None,
     calib: Calib = None,

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -116,24 +116,34 @@ class Exported:
     parity: Mapping[Precision, ParityReport]
 
 
-def export_checkpoint(checkpoint: str | Path, output: Path, options: ExportOptions = ExportOptions()) -> Exported:
+def export_checkpoint(
+    checkpoint: str | Path,
+    output: Path,
+    options: ExportOptions = ExportOptions(),
+    *,
+    imgsz_hw: tuple[int, int] | None = None,
+) -> Exported:
     """Export a checkpoint of ``cdga train``, or the result of a run's folder.
 
     Args:
         checkpoint: File or folder.
         output: The bundle's folder, by convention NAME.cdga.
         options: Precisions, and the data that they are judged and set by.
+        imgsz_hw: Height and width of the bundle's input; those of training by default. A larger one sees small things
+            better, as far as training has shown the network things of many sizes (``augment``).
 
     Raises:
         InputError: No checkpoint, or frames cannot be read.
         ModelError: The checkpoint is refused.
         GateError: A graph does not agree with the network, or too little of it can be in 8 bits; nothing is written
             but, where a graph was judged, a picture of the worst frame beside the bundle's place.
-        UsageError: The output exists and is not to be replaced.
+        UsageError: The output exists and is not to be replaced, or the network does not take that size.
     """
     _refuse_existing(output, options)
     state = load_checkpoint(checkpoint)
     config = state.config
+    preprocess = state.preprocess if imgsz_hw is None else replace(state.preprocess, imgsz_hw=imgsz_hw)
+    network_spec(config.model, preprocess.imgsz_hw)
     network = build_network(state)
     provenance = _provenance(
         network,
@@ -144,7 +154,7 @@ def export_checkpoint(checkpoint: str | Path, output: Path, options: ExportOptio
         iterations=state.iteration,
         seed=config.seed,
     )
-    return _export(network, state.preprocess, provenance, output, options)
+    return _export(network, preprocess, provenance, output, options)
 
 
 def export_weights(

@@ -67,9 +67,10 @@ def run_export(
     if (checkpoint is None) == (weights is None):
         raise UsageError("wanted either a CHECKPOINT or --weights", fix="e.g. cdga export runs/train/x -o model.cdga")
     if checkpoint is not None:
-        if model is not None or imgsz is not None:
-            raise UsageError("--model and --imgsz go with --weights; a checkpoint knows its own")
-        done = export_checkpoint(checkpoint, output, options)
+        if model is not None:
+            raise UsageError("--model goes with --weights; a checkpoint knows its own")
+        size_hw = None if imgsz is None else parse_imgsz(imgsz)
+        done = export_checkpoint(checkpoint, output, options, imgsz_hw=size_hw)
     else:
         if model is None or imgsz is None:
             raise UsageError("--weights needs --model and --imgsz", fix="e.g. --model efficientvit_b0 --imgsz 512,1024")

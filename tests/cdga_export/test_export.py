@@ -96,6 +96,17 @@ def test_an_existing_output_is_kept_unless_told(
     assert "% of pixels of 8 golden frames" in out.err
 
 
+def test_a_checkpoint_at_another_size(tiny_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "larger.cdga"
+    assert export(tiny_run, "--imgsz", "96,192", "-o", output, "--quiet") == 0
+    bundle = Bundle.open(output)
+    assert bundle.manifest.imgsz_hw == (96, 192)
+    assert {f.image_bgr.shape for f in bundle.golden_frames()} == {(96, 192, 3)}
+    with Segmenter(output, backend="onnxruntime", device="cpu", threads=1) as segmenter:
+        assert segmenter.imgsz == (96, 192)
+        assert segmenter(bundle.golden_frames()[0].image_bgr).mask.shape == (96, 192)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -105,7 +116,7 @@ def test_an_existing_output_is_kept_unless_told(
         (["--weights", "w.pt", "-o", "a.cdga"], "--weights needs --model and --imgsz"),
         (["--weights", "w.pt", *MODEL, "-o", "a.cdga"], "--weights needs --model and --imgsz"),
         (["--weights", "w.pt", "--imgsz", "64,64", "-o", "a.cdga"], "--weights needs --model and --imgsz"),
-        (["CHECKPOINT", "--imgsz", "64,64", "-o", "a.cdga"], "a checkpoint knows its own"),
+        (["CHECKPOINT", "--imgsz", "64,100", "-o", "a.cdga"], "use 64,96 (height,width)"),
         (["CHECKPOINT", *MODEL, "-o", "a.cdga"], "a checkpoint knows its own"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "360,480", "-o", "a.cdga"], "use 352,480 (height,width)"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "100", "-o", "a.cdga"], "use 96,96 (height,width)"),

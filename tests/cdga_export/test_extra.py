@@ -28,7 +28,12 @@ from tests.cdga_export.test_to_onnx import MANIFEST, PREPROCESS, coarse_frames
 
 ALL = ExtraBlock(outputs=EXTRA_OUTPUTS, size="dynamic", size_multiple=32)
 FRAMES = coarse_frames(2)
-DEEPEST = {"efficientvit_b0": (128, 32), "lraspp_mobilenet_v3": (960, 16), "deeplabv2_resnet50": (2048, 8)}
+DEEPEST = {
+    "efficientvit_b0": (128, 32),
+    "lraspp_mobilenet_v3": (960, 16),
+    "lite0_fpn": (192, 32),
+    "deeplabv2_resnet50": (2048, 8),
+}
 
 
 def built(name: str) -> tuple[SegmentationNetwork, ExtraNetwork]:
