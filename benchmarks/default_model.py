@@ -1,0 +1,139 @@
+"""Make the bundle that lies in the package, from a finished run, and say what it scores.
+
+The run and the committed bundle and figures are made by::
+
+    cdga train footage_cdga --target video:solidWhiteRight.mp4 --name default
+    python -m benchmarks.default_model runs/train/default --camvid PATH --output cdga_sdk/models/default.cdga \
+        --json benchmarks/results/default_model.json
+
+The input size is the one at which held-out frames of the procedural world, whose labels nobody had to draw, score best;
+CamVid's labels are counted once, of what was made. The golden frames are drawn: the package holds nobody's pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks.protocol import Record, environment
+from cdga_export.export import ExportOptions, export_checkpoint
+from cdga_sdk import Segmenter
+from cdga_sdk.atomic import write_text
+from cdga_sdk.bundle import About
+from cdga_sdk.image import write_png
+from cdga_sdk.labels import CLASS_SETS
+from cdga_sdk.metrics import Scores
+from cdga_train.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from cdga_train.data.base import Dataset, Sample
+from cdga_train.data.spec import open_labelled
+from cdga_train.data.streets import render_frame
+from cdga_train.evaluate import evaluate
+from cdga_train.models.fused import FusedNetwork
+from cdga_train.predict import predict_mask
+from cdga_train.state import build_network
+
+SIZES_HW: Final = ((288, 512), (384, 672))  # larger ones take a CPU too long for a default
+CAMERA_HW: Final = (540, 960)
+GOLDEN_SEEDS: Final = (0, 1, 2, 5)
+GOLDEN_SHRINK: Final = 2  # they are drawn at half the size, for the package has to stay small
+EVERY: Final = 10
+ABOUT: Final = About(
+    trained_on="labelled frames of CDGA SDK's procedural world (streets:all), from ImageNet weights",
+    adapted_to="one clip of a Californian motorway by day, unlabelled (Udacity CarND, solidWhiteRight.mp4, MIT)",
+    licence="Apache-2.0; begun from EfficientNet-Lite0's weights (Apache-2.0), whose ImageNet is for research",
+    limits="It has never seen a real label. Night, rain, rail, and people near by are weak. Not for driving decisions.",
+)
+
+
+class Fewer:
+    """Every n-th sample of a data set."""
+
+    def __init__(self, dataset: Dataset, every: int) -> None:
+        self._dataset, self._every = dataset, every
+        self.is_labelled = dataset.is_labelled
+
+    def __len__(self) -> int:
+        return -(-len(self._dataset) // self._every)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[index * self._every]
+
+    def identity(self) -> str:
+        """See `Dataset`."""
+        return f"every {self._every} of {self._dataset.identity()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Choose the size, export, score, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--camvid", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=EVERY, help="take every n-th held-out frame of the streets")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    state = load_checkpoint(find_checkpoint(options.run))
+    drawn = Fewer(open_labelled("streets:all", "val", CAMERA_HW), options.every)
+    by_size = {size_hw: round(drawn_miou(state, size_hw, drawn), 2) for size_hw in SIZES_HW}
+    best_hw = max(by_size, key=lambda size_hw: by_size[size_hw])
+    with tempfile.TemporaryDirectory() as folder:
+        draw_golden(Path(folder), best_hw)
+        exported = ExportOptions(
+            golden=f"folder:{folder}",
+            score=f"camvid:{options.camvid}",
+            score_classes="common11",
+            about=ABOUT,
+            overwrite=True,
+        )
+        export_checkpoint(options.run, options.output, exported, imgsz_hw=best_hw)
+    command = [options.run.name, "--camvid", "PATH", "--output", "PATH", "--json", "PATH"]
+    report: Record = {
+        "what": "the model in the package: mIoU and IoU, percent",
+        **environment("benchmarks.default_model", command, ("torch", "onnxruntime-gpu"), torch.device("cpu")),
+        "iterations": state.iteration,
+        "streets_val_19": {f"{width}x{height}": miou for (height, width), miou in by_size.items()},
+        "imgsz_hw": best_hw,
+        "camvid_val_common11": _record(camvid_scores(options.output, options.camvid)),
+    }
+    write_text(options.json, json.dumps(report, indent=1) + "\n")
+
+
+def drawn_miou(state: Checkpoint, size_hw: tuple[int, int], dataset: Dataset) -> float:
+    """mIoU over the 19 classes, percent, of the network at an input size."""
+    fused = FusedNetwork(build_network(state), replace(state.preprocess, imgsz_hw=size_hw)).eval()
+    return evaluate(lambda image_bgr: predict_mask(fused, image_bgr), dataset, CLASS_SETS["19"]).miou
+
+
+def draw_golden(folder: Path, size_hw: tuple[int, int]) -> None:
+    """Frames of the procedural world by day, as ``images/streets_day_SEED.png``."""
+    for seed in GOLDEN_SEEDS:
+        frame = render_frame(seed=seed, size_wh=(size_hw[1] // GOLDEN_SHRINK, size_hw[0] // GOLDEN_SHRINK))
+        write_png(folder / "images" / f"streets_day_{seed}.png", np.ascontiguousarray(frame.image_rgb[:, :, ::-1]))
+
+
+def camvid_scores(bundle: Path, camvid: Path) -> Scores:
+    """Of the bundle on CamVid's validation clip."""
+    with Segmenter(bundle, backend="onnxruntime", device="cpu") as segmenter:
+        dataset = open_labelled(f"camvid:{camvid}", "val", segmenter.imgsz)
+        return evaluate(lambda image_bgr: segmenter.segment(image_bgr).mask, dataset, CLASS_SETS["common11"])
+
+
+def _record(scores: Scores) -> Record:
+    return {
+        "miou": round(scores.miou, 2),
+        "accuracy": round(scores.accuracy, 2),
+        "frames": scores.frames,
+        "iou": {name: round(value, 2) for name, value in scores.iou.items() if value == value},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How the bundle in the package is made, and that the committed figures are its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.default_model import ABOUT, SIZES_HW, Fewer, draw_golden, drawn_miou
+from benchmarks.markdown import results
+from cdga_sdk.bundle import Bundle
+from cdga_sdk.models.catalogue import default_bundle
+from cdga_train.checkpoint import load_checkpoint
+from cdga_train.data.spec import open_labelled, open_unlabelled
+
+
+def test_every_nth_frame() -> None:
+    whole = open_labelled("streets:day", "val", (32, 64))
+    fewer = Fewer(whole, 30)
+    assert len(fewer) == 4
+    assert [fewer[i].name for i in range(4)] == [whole[i].name for i in (0, 30, 60, 90)]
+    assert fewer.identity() != whole.identity()
+
+
+def test_golden_frames_are_drawn(tmp_path: Path) -> None:
+    draw_golden(tmp_path, (64, 128))
+    golden = open_unlabelled(f"folder:{tmp_path}", "train", (64, 128))
+    assert len(golden) == 4
+    assert all(golden[i].name.startswith("streets_day_") for i in range(4))
+
+
+def test_the_size_is_judged_on_drawn_labels(tiny_run: Path) -> None:
+    state = load_checkpoint(tiny_run)
+    drawn = Fewer(open_labelled("streets:day", "val", (64, 128)), 50)
+    assert 0 <= drawn_miou(state, (64, 128), drawn) <= 100
+
+
+def test_the_committed_figures_are_the_bundles() -> None:
+    report, bundle = results("default_model"), Bundle.open(default_bundle())
+    assert tuple(report["imgsz_hw"]) == bundle.manifest.imgsz_hw
+    assert bundle.manifest.imgsz_hw in SIZES_HW
+    assert bundle.manifest.about == ABOUT
+    assert bundle.manifest.provenance.iterations == report["iterations"]
+    parity = bundle.parity["fp32"]
+    assert isinstance(parity, dict)
+    assert report["camvid_val_common11"]["miou"] == pytest.approx(parity["labels"]["miou"], abs=0.05)
+    best = max(report["streets_val_19"], key=report["streets_val_19"].get)
+    height, width = report["imgsz_hw"]
+    assert best == f"{width}x{height}"
