@@ -83,6 +83,10 @@ Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
 ]
+Smooth = Annotated[
+    float | None,
+    typer.Option(help="Steadier masks of a video: share of the present frame, above 0 to 1, e.g. 0.5. Off by default."),
+]
 Reconnect = Annotated[float, typer.Option(min=0, help="Give a live source up after so many seconds without a frame.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never fetch a model; CDGA_OFFLINE=1 says so too.")]
 About = Annotated[
@@ -233,6 +237,7 @@ def segment(
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
     end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    smooth: Smooth = None,
     live: Live = "freshest",
     reconnect: Reconnect = 60.0,
     offline: Offline = False,
@@ -241,9 +246,8 @@ def segment(
 ) -> None:
     """Segment videos and images: cdga segment ride.mp4 --model model.cdga."""
     from cdga_sdk.models.model_path import model_path
-    from cdga_sdk.segment_run import SegmentRequest, run_segment
+    from cdga_sdk.segment_run import SegmentRequest, all_recorded, run_segment
     from cdga_sdk.segmenter import Segmenter
-    from cdga_sdk.video.address import live_address
     from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
 
@@ -255,7 +259,7 @@ def segment(
         project=project,
         name=name,
         exist_ok=exist_ok,
-        options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect),
+        options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect, smooth=smooth),
         as_json=as_json,
         quiet=quiet,
         tells_model=model == "default",
@@ -266,7 +270,7 @@ def segment(
         backend=backend,
         device=device,
         threads=threads,
-        throughput=all(live_address(source) is None for source in sources),
+        throughput=all_recorded(sources),
         on_incompatible=on_incompatible,
         conf=conf,
         classes=_words(classes),

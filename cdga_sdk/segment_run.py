@@ -27,7 +27,7 @@ from cdga_sdk.video.pipeline import VideoOptions, live_source, segment_images, s
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat, raise_if_degraded, refuse_labels_of_images
 from cdga_sdk.video.source import VideoSource, is_video_file
 
-__all__ = ["SegmentRequest", "Work", "find_work", "run_segment"]
+__all__ = ["SegmentRequest", "Work", "all_recorded", "find_work", "run_segment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,9 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest) -> None:
     works = find_work(request.sources)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
+        if request.options.smooth is not None:
+            raise UsageError("--smooth is of a video, and these are images", fix="leave it out")
+    segmenter.smoother(request.options.smooth)  # refuses a runtime that cannot
     if request.output is not None and len(works) > 1:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
     if len(works) > 1 and any(work.live for work in works):
@@ -86,6 +89,11 @@ def _model_line(manifest: Manifest) -> str:
     return one_line(
         f"model: default ({manifest.provenance.model} at {width}x{height}{trained}); give --model for your own"
     )
+
+
+def all_recorded(sources: Sequence[str]) -> bool:
+    """Whether no source is live, so that several frames may be computed at a time."""
+    return all(live_address(source) is None for source in sources)
 
 
 def find_work(sources: Sequence[str]) -> list[Work]:
