@@ -1,17 +1,19 @@
 """Do temporal smoothing and tiling help? CamVid val, one clip of 101 frames at 15 Hz with a label on every frame.
 
-Three questions, each asked of the published EfficientViT-B0 weights in float32 on the CPU, common 11 classes:
+Four ways, each asked of the published EfficientViT-B0 weights in float32 on the CPU, common 11 classes:
 
 - ``smooth``: class probabilities are averaged over time, ``p = a p_now + (1 - a) p_before``; ``p_before`` stays in its
-  place, or is first carried along by optical flow (DIS, Kroeger et al. 2016);
+  place, or is first carried along by optical flow (DIS, Kroeger et al. 2016), both at the frame's size;
+- ``cdga``: what ``cdga segment --smooth`` does, by its own code: the same idea at the size of the network's head;
 - ``tile``: the frame is cut into 2x2 parts that overlap by a quarter, each enlarged to the network's input;
 - ``larger``: the whole frame is enlarged to twice the sides instead, for the same number of pixels to compute.
 
 Beside mIoU, the temporal consistency: the mIoU of each mask with the one before carried along (Varghese et al. 2020).
 Another flow does that than the one that smooths (Farneback 2003), lest it be judged by itself. The labels' own is there
-too. The committed figures are made by::
+too. ``smoothing_ms`` is the median time of the product's smoothing alone, on one thread. The committed figures are made
+by::
 
-    python -m benchmarks.smoothing --weights efficientvit_seg_b0_cityscapes.pt --camvid PATH \
+    OMP_NUM_THREADS=1 python -m benchmarks.smoothing --weights efficientvit_seg_b0_cityscapes.pt --camvid PATH \
         --json benchmarks/results/smoothing.json
 """
 
@@ -20,24 +22,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.protocol import Record, environment
+from cdga_sdk import tail
 from cdga_sdk.atomic import write_text
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CITYSCAPES_NAMES, CLASS_SETS
 from cdga_sdk.metrics import ConfusionMatrix
 from cdga_sdk.opencv import cv2
-from cdga_sdk.preprocess import Preprocess, UInt8Array, resize_image
+from cdga_sdk.prediction import FromLogits
+from cdga_sdk.preprocess import Preprocess, UInt8Array, resize_image, resize_label
+from cdga_sdk.smoothing import Smoother
+from cdga_sdk.tail import Float32Array
 from cdga_train.checkpoint import read_published_weights
 from cdga_train.data.base import Dataset
 from cdga_train.data.spec import open_labelled
@@ -82,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     dataset = open_labelled(f"camvid:{options.camvid}", "val", IMGSZ_HW)
     frames = list(clip(dataset, options.frames))
+    cv2.setNumThreads(1)  # for the times; the flows are there already
     report: Record = {
         "what": "CamVid val, common 11 classes, percent",
         **environment(
@@ -93,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "weights_sha256": file_sha256(options.weights),
         "imgsz_hw": IMGSZ_HW,
         "frames": len(frames),
+        "smoothing_ms": "median of the wall time of smoothing a frame, one thread, on a machine that others used too",
         "consistency_of_labels": round(consistency(frames, [f.label for f in frames]), 2),
         "ways": scored(frames, published(options.weights)),
     }
@@ -144,14 +154,24 @@ def carried(array: npt.NDArray[Number], flow_HW2: Flow, interpolation: int) -> n
     return moved.reshape(array.shape)
 
 
-def probabilities(network: nn.Module, image_bgr: UInt8Array, imgsz_hw: tuple[int, int]) -> Probabilities:
-    """Class probabilities of an image at its own size."""
+def head_logits(network: nn.Module, image_bgr: UInt8Array, imgsz_hw: tuple[int, int]) -> Tensor:
+    """The network's answer to an image, (1, 19, h, w) float32 at the size of its head."""
     rgb_HWC = resize_image(image_bgr, imgsz_hw)[:, :, ::-1]
     mean, std = (np.array(values, np.float32) for values in (Preprocess.mean, Preprocess.std))
     image_HWC = (rgb_HWC.astype(np.float32) / 255 - mean) / std
     with torch.inference_mode():
-        logits_1CHW = network(torch.from_numpy(image_HWC.transpose(2, 0, 1)[None].copy()))
-        logits_1CHW = F.interpolate(logits_1CHW, image_bgr.shape[:2], mode="bilinear", align_corners=False)
+        logits_1Chw: Tensor = network(torch.from_numpy(image_HWC.transpose(2, 0, 1)[None].copy()))
+    return logits_1Chw
+
+
+def probabilities(network: nn.Module, image_bgr: UInt8Array, imgsz_hw: tuple[int, int]) -> Probabilities:
+    """Class probabilities of an image at its own size."""
+    return _at_size_of(image_bgr, head_logits(network, image_bgr, imgsz_hw))
+
+
+def _at_size_of(image_bgr: UInt8Array, logits_1Chw: Tensor) -> Probabilities:
+    with torch.inference_mode():
+        logits_1CHW = F.interpolate(logits_1Chw, image_bgr.shape[:2], mode="bilinear", align_corners=False)
         return np.asarray(logits_1CHW.softmax(1)[0].permute(1, 2, 0).contiguous().numpy())
 
 
@@ -179,9 +199,25 @@ def smoothed(series: Sequence[Probabilities], frames: Sequence[Frame], share: fl
     return masks
 
 
+def by_product(
+    logits: Sequence[Float32Array], frames: Sequence[Frame], share: float, imgsz_hw: tuple[int, int]
+) -> tuple[list[UInt8Array], float]:
+    """Masks that the product makes of the head's logits, and its median milliseconds of smoothing behind frame 1."""
+    smoother, masks, times_ms = Smoother(share), [], []
+    for logits_Chw, frame in zip(logits, frames, strict=True):
+        seen_bgr = resize_image(frame.image_bgr, imgsz_hw)
+        answer = FromLogits(tail.labels(logits_Chw, imgsz_hw)[None], logits_Chw[None])
+        clock = time.perf_counter()
+        mask_HW = smoother.smoothed(seen_bgr, answer).mask_NHW[0]
+        times_ms.append(1e3 * (time.perf_counter() - clock))
+        masks.append(resize_label(mask_HW, frame.label.shape))
+    return masks, median(times_ms[1:])
+
+
 def scored(frames: Sequence[Frame], network: nn.Module) -> list[Record]:
     """A row for each way."""
-    series = [probabilities(network, f.image_bgr, IMGSZ_HW) for f in frames]
+    logits = [head_logits(network, f.image_bgr, IMGSZ_HW) for f in frames]
+    series = [_at_size_of(f.image_bgr, logits_1Chw) for f, logits_1Chw in zip(frames, logits, strict=True)]
     twice_hw = (2 * IMGSZ_HW[0], 2 * IMGSZ_HW[1])
     ways: dict[str, Callable[[], list[UInt8Array]]] = {
         "plain": lambda: [_argmax(p) for p in series],
@@ -191,7 +227,11 @@ def scored(frames: Sequence[Frame], network: nn.Module) -> list[Record]:
     for share in SHARES:
         ways[f"smooth {share}"] = lambda share=share: smoothed(series, frames, share, flow=False)  # type: ignore[misc]
         ways[f"smooth {share}, flow"] = lambda share=share: smoothed(series, frames, share, flow=True)  # type: ignore[misc]
-    return [_row(way, frames, masks()) for way, masks in ways.items()]
+    rows = [_row(way, frames, masks()) for way, masks in ways.items()]
+    for share in SHARES:
+        masks, smoothing_ms = by_product([one[0].numpy() for one in logits], frames, share, IMGSZ_HW)
+        rows.append({**_row(f"cdga {share}", frames, masks), "smoothing_ms": round(smoothing_ms, 1)})
+    return rows
 
 
 def _row(way: str, frames: Sequence[Frame], masks: Sequence[UInt8Array]) -> Record:

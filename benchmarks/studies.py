@@ -132,8 +132,9 @@ def _smoothing() -> str:
     rows = []
     for way in results("smoothing")["ways"]:
         small = (f"{way['iou'][name]:.1f}" for name in ("pole", "sign", "person", "vehicle"))
-        rows.append((way["way"], f"{way['miou']:.1f}", f"{way['consistency']:.1f}", *small))
-    return table(("way", "mIoU, %", "consistency, %", "pole", "sign", "person", "vehicle"), rows)
+        took = f"{way['smoothing_ms']:.1f}" if "smoothing_ms" in way else ""
+        rows.append((way["way"], f"{way['miou']:.1f}", f"{way['consistency']:.1f}", *small, took))
+    return table(("way", "mIoU, %", "consistency, %", "pole", "sign", "person", "vehicle", "smoothing, ms"), rows)
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {

@@ -84,6 +84,10 @@ Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
 ]
+Smooth = Annotated[
+    float | None,
+    typer.Option(help="Steadier masks of a video: share of the present frame, above 0 to 1, e.g. 0.5. Off by default."),
+]
 Reconnect = Annotated[float, typer.Option(min=0, help="Give a live source up after so many seconds without a frame.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never fetch a model; CDGA_OFFLINE=1 says so too.")]
 About = Annotated[
@@ -234,6 +238,7 @@ def segment(
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
     end: Annotated[float | None, typer.Option(min=0, help="Stop at this second.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    smooth: Smooth = None,
     live: Live = "freshest",
     reconnect: Reconnect = 60.0,
     offline: Offline = False,
@@ -255,7 +260,7 @@ def segment(
         project=project,
         name=name,
         exist_ok=exist_ok,
-        options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect),
+        options=replace(of_quality(options, quality), live=live, reconnect_s=reconnect, smooth=smooth),
         as_json=as_json,
         quiet=quiet,
         model=model,

@@ -7,6 +7,7 @@ So it is computed at the first question.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from cdga_sdk import tail
 from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_sdk.tail import SAMPLE_EVERY, Float32Array
 
-__all__ = ["FrameConfidence", "FromLogits", "Known", "Prediction"]
+__all__ = ["FrameConfidence", "FromLogits", "Known", "PredictedFrame", "Prediction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +106,20 @@ class FrameConfidence:
     def mean(self) -> float:
         """See `Prediction.mean_confidence`."""
         return self.prediction.mean_confidence(self.number)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PredictedFrame:
+    """A frame on its way to a result: the network has seen it, nothing else is made of it yet.
+
+    Attributes:
+        image_bgr: (H, W, 3) uint8, the frame itself.
+        seen_bgr: The same at the network's size.
+        prediction: Of this one frame.
+        speed_ms: Milliseconds so far: ``preprocess``, ``inference``.
+    """
+
+    image_bgr: UInt8Array
+    seen_bgr: UInt8Array
+    prediction: Prediction
+    speed_ms: Mapping[str, float]

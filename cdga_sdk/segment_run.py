@@ -67,6 +67,8 @@ def plan_work(request: SegmentRequest) -> list[Work]:
     works = find_work(request.sources)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
+        if request.options.smooth is not None:
+            raise UsageError("--smooth is of a video, and these are images", fix="leave it out")
     if request.output is not None and len(works) > 1:
         raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
     if len(works) > 1 and any(work.live for work in works):
@@ -82,6 +84,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
         UsageError: The output cannot be used.
         DegradedError: At least one source lost frames; all outputs are written.
     """
+    segmenter.smoother(request.options.smooth)  # refuses a runtime that cannot
     if len(works) > 1:  # sources may share a name: each gets a folder of its own
         request = replace(request, exist_ok=False)
     if request.model == DEFAULT and not request.quiet:

@@ -19,13 +19,13 @@ from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.models.model_path import model_path
 from cdga_sdk.opencv import cv2
 from cdga_sdk.precision import open_precision
-from cdga_sdk.prediction import FrameConfidence
+from cdga_sdk.prediction import FrameConfidence, PredictedFrame
 from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
+from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
-from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video
+from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video, segmented
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat
-from cdga_sdk.video.source import Frame
 from cdga_sdk.video.stages import in_order
 
 __all__ = ["Segmenter"]
@@ -159,29 +159,61 @@ class Segmenter:
         self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
     ) -> SegResult:
         """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result."""
+        return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
+
+    def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
+        """The first part of `segment`: all that may be done to several frames of a stream at once."""
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
         clock = [time.perf_counter()]
-        frame_rgb = cv2.cvtColor(resize_image(image_bgr, self.imgsz), cv2.COLOR_BGR2RGB)
+        seen_bgr = resize_image(image_bgr, self.imgsz)
+        seen_rgb = np.asarray(cv2.cvtColor(seen_bgr, cv2.COLOR_BGR2RGB), np.uint8)
         clock.append(time.perf_counter())
-        prediction = self._backend.infer(np.asarray(frame_rgb, np.uint8)[np.newaxis])
+        prediction = self._backend.infer(seen_rgb[np.newaxis])
         clock.append(time.perf_counter())
-        height, width = image_bgr.shape[:2]
+        speed_ms = {"preprocess": 1e3 * (clock[1] - clock[0]), "inference": 1e3 * (clock[2] - clock[1])}
+        return PredictedFrame(image_bgr=image_bgr, seen_bgr=seen_bgr, prediction=prediction, speed_ms=speed_ms)
+
+    def finish(
+        self,
+        predicted: PredictedFrame,
+        *,
+        source: str = "",
+        frame: int = 0,
+        time_s: float | None = None,
+        smoother: Smoother | None = None,
+    ) -> SegResult:
+        """The second part of `segment`; with a stream's own ``smoother`` for its frames in order."""
+        clock = time.perf_counter()
+        prediction, (height, width) = predicted.prediction, predicted.image_bgr.shape[:2]
+        if smoother is not None:
+            prediction = smoother.smoothed(predicted.seen_bgr, prediction)
         sureness = FrameConfidence(prediction, 0, (height, width))
         mask = self._ignore(resize_label(prediction.mask_NHW[0], (height, width)), sureness)
-        clock.append(time.perf_counter())
-        stages = ("preprocess", "inference", "postprocess")
         return SegResult(
             mask=mask,
             sureness=sureness,
-            image_bgr=image_bgr,
+            image_bgr=predicted.image_bgr,
             names=self.names,
             palette_rgb=self.manifest.palette_rgb,
             source=source,
             frame=frame,
             time_s=time_s,
-            speed_ms={s: 1e3 * (b - a) for s, a, b in zip(stages, clock[:-1], clock[1:], strict=True)},
+            speed_ms={**predicted.speed_ms, "postprocess": 1e3 * (time.perf_counter() - clock)},
         )
+
+    def smoother(self, share: float | None) -> Smoother | None:
+        """A new one for the frames of one stream, which `finish` takes; None without a share.
+
+        Raises:
+            UsageError: ``share`` is out of range, or the runtime in use does not hand over the network's logits.
+        """
+        if share is None:
+            return None
+        if not self._backend.gives_logits:
+            fix = "export the model again" if "openvino" in self.backend_name else "use --backend openvino --device cpu"
+            raise UsageError(f"smoothing needs the network's logits, which {self.backend_name} does not give", fix=fix)
+        return Smoother(share)
 
     def stream(
         self,
@@ -193,22 +225,24 @@ class Segmenter:
         max_frames: int | None = None,
         live: LiveMode = "freshest",
         reconnect_s: float = RECONNECT_S,
+        smooth: float | None = None,
     ) -> Iterator[SegResult]:
         """Segment a video or a live source frame by frame; memory does not grow with its length.
 
         Args:
             source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
-                `LiveSource`, to which the other arguments do not apply.
+                `LiveSource`, to which the arguments below but ``smooth`` do not apply.
             vid_stride: Segment every n-th frame.
             start_s: Skip what lies before this time, seconds.
             end_s: Stop at this time, seconds.
             max_frames: Stop after this many frames.
             live: Of a live source: ``freshest`` frame, or ``every-frame``.
             reconnect_s: Seconds without a frame after which a live source is given up.
+            smooth: See `VideoOptions`.
 
         Raises:
             InputError: The source cannot be opened or decoded; or, behind the last result, a live one was given up.
-            UsageError: An argument out of range.
+            UsageError: An argument out of range, or ``smooth`` with a runtime that cannot.
         """
         options = VideoOptions(
             vid_stride=vid_stride,
@@ -217,15 +251,15 @@ class Segmenter:
             max_frames=max_frames,
             live=live,
             reconnect_s=reconnect_s,
+            smooth=smooth,
         )
+        smoother = self.smoother(smooth)
         with open_video(source, options) as frames:
             place = frames.address.place if isinstance(frames, LiveSource) else str(source)
-
-            def segmented(frame: Frame) -> SegResult:
-                return self.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
-
             at_once = 1 if isinstance(frames, LiveSource) else self.frames_at_once
-            yield from in_order(segmented, frames, at_once=at_once)
+            untimed = ((frame, 0.0) for frame in frames)
+            for made in segmented(self, untimed, place=place, at_once=at_once, smoother=smoother):
+                yield made.result
             if isinstance(frames, LiveSource) and frames.is_lost:
                 raise InputError("the source was lost and did not come back", where=place)
 
@@ -250,12 +284,12 @@ class Segmenter:
                 beside it takes the rest.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
-            options: Opacity, stride, range, encoder quality, and how a live source is read.
+            options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
             on_frame: Called with each result before it is written.
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: The output cannot be written.
+            UsageError: The output cannot be written, or ``options.smooth`` with a runtime that cannot; nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
         folder, video_path = Path(output), None

@@ -21,10 +21,12 @@ class Backend(Protocol):
     Attributes:
         name: Runtime, device and arithmetic, for people: ``"onnxruntime cpu fp32"``.
         frames_at_once: Calls from so many threads at a time are the fastest way to segment many frames.
+        gives_logits: Whether `infer` gives `FromLogits`.
     """
 
     name: str
     frames_at_once: int
+    gives_logits: bool
 
     def infer(self, frames_NHWC: UInt8Array) -> Prediction:
         """Segment (N, H, W, 3) uint8 RGB frames of the network's size.

@@ -61,6 +61,7 @@ class OnnxRuntimeBackend:
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         self.name = f"onnxruntime {device} {precision}"
         self.frames_at_once = 1
+        self.gives_logits = False
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""

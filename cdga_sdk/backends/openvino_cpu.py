@@ -54,7 +54,7 @@ class OpenVinoBackend:
     graph types as bf16 stays that; the precision is named in `name`.
 
     Attributes:
-        is_cut: Whether `cdga_sdk.tail` computes the end.
+        gives_logits: See `Backend`; whether `cdga_sdk.tail` computes the end.
         frames_at_once: See `Backend`; more than one for ``throughput`` on several cores.
 
     Raises:
@@ -82,7 +82,7 @@ class OpenVinoBackend:
             model = core.read_model(model_bytes)
             refuse_foreign_graph((i.any_name for i in model.inputs), (o.any_name for o in model.outputs))
             logits = _before_tail(model)
-            self.is_cut = logits is not None
+            self.gives_logits = logits is not None
             if logits is not None:
                 model = openvino.Model([logits], model.get_parameters())
             self._compiled = core.compile_model(model, "CPU", properties)
@@ -102,7 +102,7 @@ class OpenVinoBackend:
         request.infer({"frame": frames_NHWC})
         copies = [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
         self._idle.append(request)
-        if self.is_cut:
+        if self.gives_logits:
             (logits_NChw,) = copies
             size_hw = frames_NHWC.shape[1:3]
             return FromLogits(np.stack([labels(logits_Chw, size_hw) for logits_Chw in logits_NChw]), logits_NChw)

@@ -130,6 +130,7 @@ class TensorRtBackend:
         key = engine.sidecar.key
         self.name = f"{key.product} cuda {key.precision}"
         self.frames_at_once = 1
+        self.gives_logits = False
         self._lock = threading.Lock()
         self._held = ExitStack()
         self._context: Any = None

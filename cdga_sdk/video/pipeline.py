@@ -6,7 +6,7 @@ A live source reads on its own thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Final, Literal
 
 from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import read_image_bgr
+from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.result import SegResult
+from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
@@ -24,7 +26,16 @@ from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import Frame, VideoSource
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 
-__all__ = ["Quality", "VideoOptions", "live_source", "of_quality", "open_video", "segment_images", "segment_video"]
+__all__ = [
+    "Quality",
+    "VideoOptions",
+    "live_source",
+    "of_quality",
+    "open_video",
+    "segment_images",
+    "segment_video",
+    "segmented",
+]
 
 OnFrame = Callable[[SegResult], None]
 
@@ -50,6 +61,8 @@ class VideoOptions:
         preset: x264's speed preset; see `VideoSink`.
         live: Of a live source: ``freshest`` frame, dropping those that came meanwhile, or ``every-frame``.
         reconnect_s: Seconds without a frame after which a live source is given up.
+        smooth: Average class probabilities over time, each carried along by optical flow: the share of the present
+            frame, above 0 and up to 1, less for steadier masks. None takes each frame as the network sees it.
     """
 
     alpha: float = 0.5
@@ -61,11 +74,13 @@ class VideoOptions:
     preset: str = "superfast"
     live: LiveMode = "freshest"
     reconnect_s: float = RECONNECT_S
+    smooth: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
         check_live(self.live, self.reconnect_s)
+        check_share(self.smooth)
 
 
 def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
@@ -112,6 +127,46 @@ def live_source(address: LiveAddress, options: VideoOptions) -> LiveSource:
     )
 
 
+@dataclass(frozen=True)
+class Made:
+    """A result on its way to the files: how long its frame took to decode, milliseconds, and the ticks it is at."""
+
+    result: SegResult
+    decode_ms: float
+    pts: int
+
+
+def segmented(
+    segmenter: FrameSegmenter,
+    timed: Iterable[tuple[Frame, float]],
+    *,
+    place: str,
+    at_once: int,
+    smoother: Smoother | None,
+) -> Iterator[Made]:
+    """The result of each frame of one stream, in order.
+
+    Args:
+        segmenter: Used on threads where several frames are segmented at once.
+        timed: Frames with the milliseconds that decoding them took.
+        place: Names the stream in the results.
+        at_once: Frames that are segmented at a time.
+        smoother: Of this stream. It has to see one frame after the other, so the caller's thread finishes them then.
+    """
+
+    def predicted(one: tuple[Frame, float]) -> tuple[Frame, float, PredictedFrame]:
+        return *one, segmenter.predict(one[0].image_bgr)
+
+    def finished(one: tuple[Frame, float, PredictedFrame]) -> Made:
+        frame, decode_ms, seen = one
+        result = segmenter.finish(seen, source=place, frame=frame.index, time_s=frame.time_s, smoother=smoother)
+        return Made(result, decode_ms, frame.pts)
+
+    if smoother is None:
+        return in_order(lambda one: finished(predicted(one)), timed, at_once=at_once)
+    return map(finished, in_order(predicted, timed, at_once=at_once))
+
+
 def segment_video(
     segmenter: FrameSegmenter,
     source: str | Path | LiveSource,
@@ -126,27 +181,25 @@ def segment_video(
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
+    smoother = segmenter.smoother(options.smooth)  # refused before anything is made
     with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
         place = _place(frames)
         outputs.live = frames if isinstance(frames, LiveSource) else None
         outputs.frames_at_once = 1 if outputs.live else segmenter.frames_at_once
+        outputs.smooth = options.smooth
         outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
             outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
 
-        def write(made: _Made) -> None:
+        def write(made: Made) -> None:
             name = f"{_stem(frames)}_{made.result.frame:06d}"
             outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts)
 
-        def segmented(timed: tuple[Frame, float]) -> _Made:
-            frame, decode_ms = timed
-            result = segmenter.segment(frame.image_bgr, source=place, frame=frame.index, time_s=frame.time_s)
-            return _Made(result, decode_ms, frame.pts)
-
+        at_once = outputs.frames_at_once
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
-            for made in in_order(segmented, decoded, at_once=outputs.frames_at_once):
+            for made in segmented(segmenter, decoded, place=place, at_once=at_once, smoother=smoother):
                 if on_frame:
                     on_frame(made.result)
                 behind.put(made)
@@ -218,15 +271,6 @@ def segment_images(
         if first_error and not outputs.frames:
             raise first_error
     return outputs.summary
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A result on its way to the files: how long its frame took to decode, milliseconds, and the ticks it is at."""
-
-    result: SegResult
-    decode_ms: float
-    pts: int
 
 
 def _unique_stems(paths: Iterable[Path]) -> list[str]:

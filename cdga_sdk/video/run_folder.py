@@ -31,8 +31,10 @@ from cdga_sdk.backends.choice import Candidate
 from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import write_png
 from cdga_sdk.opencv import cv2
+from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.result import SegResult
+from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.sink import VideoSink
@@ -91,6 +93,26 @@ class FrameSegmenter(Protocol):
         """One frame."""
         ...
 
+    def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
+        """Its first part, on any thread."""
+        ...
+
+    def finish(
+        self,
+        predicted: PredictedFrame,
+        *,
+        source: str = "",
+        frame: int = 0,
+        time_s: float | None = None,
+        smoother: Smoother | None = None,
+    ) -> SegResult:
+        """Its second part, for the frames of a stream with a smoother in order."""
+        ...
+
+    def smoother(self, share: float | None) -> Smoother | None:
+        """A new one for a stream; refused where the runtime gives no logits."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -114,6 +136,7 @@ class RunSummary:
         backend: Runtime, device and arithmetic.
         precision: That arithmetic.
         frames_at_once: Frames that were segmented at a time.
+        smooth: Share of the present frame where probabilities were averaged over time, None where not.
         backend_choice: Every runtime that was considered, in order, and why it was taken or not.
         model: Names the exact bundle.
         machine: Platform and Python version.
@@ -136,6 +159,7 @@ class RunSummary:
     backend: str = ""
     precision: str = ""
     frames_at_once: int = 1
+    smooth: float | None = None
     backend_choice: tuple[Candidate, ...] = ()
     model: str = ""
     machine: str = ""
@@ -201,6 +225,7 @@ class RunFolder:
         self.lost: dict[str, int] = {}
         self.live: LiveSource | None = None
         self.frames_at_once = 1
+        self.smooth: float | None = None
         self.summary = RunSummary(
             status="failed",
             source=source,
@@ -326,6 +351,7 @@ class RunFolder:
             mean_confidence=round(self._confidence / count, 4),
             lost=self.lost,
             frames_at_once=self.frames_at_once,
+            smooth=self.smooth,
             dropped_frames=self.live.dropped_frames if self.live else 0,
             reconnects=self.live.reconnects if self.live else 0,
             outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),

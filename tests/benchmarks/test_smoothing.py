@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.smoothing import Frame, carried, clip, consistency, smoothed, tiled
+from benchmarks.smoothing import Frame, by_product, carried, clip, consistency, smoothed, tiled
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
+from cdga_sdk.tail import labels
 from cdga_train.data.base import Sample
 
 SHIFT = 6
@@ -65,6 +66,16 @@ def test_smoothing_in_place_lags_and_with_the_flow_does_not(frames: list[Frame])
     assert (following[inner] == frames[2].label[inner]).mean() > 0.97
     assert (lagging[inner] == frames[2].label[inner]).mean() < (following[inner] == frames[2].label[inner]).mean()
     assert (smoothed(series, frames, 1.0, flow=False)[2] == frames[2].label).all()
+
+
+def test_the_product_smooths_at_the_head_and_follows_too(frames: list[Frame]) -> None:
+    logits = [np.eye(19, dtype=np.float32)[f.label[4::8, 4::8]].transpose(2, 0, 1) * 9 for f in frames]
+    inner = np.s_[20:-20, 40:-40]
+    masks, smoothing_ms = by_product(logits, frames, 0.3, (96, 192))
+    assert smoothing_ms > 0
+    assert [(m[inner] == f.label[inner]).mean() > 0.97 for m, f in zip(masks, frames, strict=True)] == [True] * 3
+    plain, _ = by_product(logits, frames, 1.0, (96, 192))
+    assert all((mask == labels(one, (96, 192))).all() for mask, one in zip(plain, logits, strict=True))
 
 
 def test_labels_that_move_with_the_picture_are_consistent(frames: list[Frame]) -> None:

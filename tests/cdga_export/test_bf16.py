@@ -151,7 +151,7 @@ def test_openvino_computes_what_is_typed_so() -> None:
     model = onnx_of(onnx_from_fused(fused, MANIFEST))
     half = typed_fp16(model, channel_statistics(model, SEEN), half="bfloat16")
     backend = OpenVinoBackend(checked_bytes(half), threads=1, precision="bf16")
-    assert backend.is_cut
+    assert backend.gives_logits
     assert native_convolutions(backend) == len(bfloat16_convolutions(half)) == len(convolutions(model)) - 2
     assert native_convolutions(OpenVinoBackend(checked_bytes(model), threads=1)) == 0
 

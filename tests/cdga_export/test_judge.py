@@ -144,6 +144,7 @@ class Paced:
 
     name = "paced"
     frames_at_once = 1
+    gives_logits = False
 
     def __init__(self, seconds: float, clock: list[float]) -> None:
         self._seconds = seconds

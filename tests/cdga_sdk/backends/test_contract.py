@@ -142,10 +142,10 @@ def resized_otherwise(model_bytes: bytes) -> bytes:
 def test_openvino_s_end_is_cut_off_where_it_is_the_usual(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
     from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
 
-    assert OpenVinoBackend(bundle.model_bytes).is_cut
+    assert OpenVinoBackend(bundle.model_bytes).gives_logits
     other = resized_otherwise(bundle.model_bytes)
     whole = OpenVinoBackend(other)
-    assert not whole.is_cut
+    assert not whole.gives_logits
     mask, conf = both(whole.infer(golden[0]))
     wanted_mask, wanted_conf = both(open_backend(other, backend="onnxruntime", device="cpu").infer(golden[0]))
     assert (mask == wanted_mask).mean() >= 0.9999
