@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "what": "the model in the package: mIoU and IoU, percent",
         **environment("benchmarks.default_model", command, ("torch", "onnxruntime-gpu"), torch.device("cpu")),
         "iterations": state.iteration,
+        "trained_minutes": {log.parent.name: round(trained_s(log) / 60, 1) for log in logs_of(options.run)},
         "streets_val_19": {f"{width}x{height}": miou for (height, width), miou in by_size.items()},
         "imgsz_hw": best_hw,
         "camvid_val_common11": _record(camvid_scores(options.output, options.camvid)),
@@ -110,6 +111,18 @@ def drawn_miou(state: Checkpoint, size_hw: tuple[int, int], dataset: Dataset) ->
     """mIoU over the 19 classes, percent, of the network at an input size."""
     fused = FusedNetwork(build_network(state), replace(state.preprocess, imgsz_hw=size_hw)).eval()
     return evaluate(lambda image_bgr: predict_mask(fused, image_bgr), dataset, CLASS_SETS["19"]).miou
+
+
+def logs_of(run: Path) -> list[Path]:
+    """The logs of its rounds, in order."""
+    return sorted(run.rglob("metrics.jsonl"))
+
+
+def trained_s(log: Path) -> float:
+    """Seconds of all iterations of a round, at their logged rates."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    done = [0, *(line["iteration"] for line in lines)]
+    return sum((now - before) / line["it_per_s"] for before, now, line in zip(done, done[1:], lines, strict=False))
 
 
 def draw_golden(folder: Path, size_hw: tuple[int, int]) -> None:

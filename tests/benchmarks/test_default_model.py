@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.default_model import ABOUT, SIZES_HW, Fewer, draw_golden, drawn_miou
+from benchmarks.default_model import ABOUT, SIZES_HW, Fewer, draw_golden, drawn_miou, logs_of, trained_s
 from benchmarks.markdown import results
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.models.catalogue import default_bundle
@@ -33,6 +33,18 @@ def test_the_size_is_judged_on_drawn_labels(tiny_run: Path) -> None:
     state = load_checkpoint(tiny_run)
     drawn = Fewer(open_labelled("streets:day", "val", (64, 128)), 50)
     assert 0 <= drawn_miou(state, (64, 128), drawn) <= 100
+
+
+def test_the_time_is_the_logs(tmp_path: Path) -> None:
+    for name, lines in (
+        ("round1", '{"iteration": 10, "it_per_s": 2}\n{"iteration": 14, "it_per_s": 0.5}\n'),
+        ("round2", ""),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(lines)
+    first, second = logs_of(tmp_path)
+    assert (first.parent.name, trained_s(first)) == ("round1", 5 + 8)
+    assert (second.parent.name, trained_s(second)) == ("round2", 0)
 
 
 def test_the_committed_figures_are_the_bundles() -> None:
