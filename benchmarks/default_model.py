@@ -121,8 +121,11 @@ def logs_of(run: Path) -> list[Path]:
 def trained_s(log: Path) -> float:
     """Seconds of all iterations of a round, at their logged rates."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    done = [0, *(line["iteration"] for line in lines)]
-    return sum((now - before) / line["it_per_s"] for before, now, line in zip(done, done[1:], lines, strict=False))
+    total_s, done = 0.0, 0
+    for line in lines:
+        total_s += (line["iteration"] - done) / line["it_per_s"]
+        done = line["iteration"]
+    return total_s
 
 
 def draw_golden(folder: Path, size_hw: tuple[int, int]) -> None:
