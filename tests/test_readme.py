@@ -222,6 +222,18 @@ def test_the_deltas_of_the_first_look_follow_from_its_runs() -> None:
             assert committed["sd"] == pytest.approx(np.std(of_seeds, ddof=1))
 
 
+def test_what_is_said_of_the_default_model_follows_from_the_json() -> None:
+    report = results("default_model.json")
+    text = prose(README)
+    minutes = sum(report["trained_minutes"].values())
+    assert f"two rounds trained for {minutes:.0f} minutes on one thread of a CPU" in text
+    assert list(report["trained_minutes"]) == ["round1", "round2"]
+    assert report["machine"].endswith("1 threads")
+    best = max(run["bundle"]["miou"] for run in results("camvid_reference.json")["runs"])
+    said = f"scores {report['camvid_val_common11']['miou']:.1f} mIoU on CamVid's validation clip (11 classes), "
+    assert f"{said}where the network below, trained on Cityscapes, has {best:.1f} at its best size" in text
+
+
 def test_the_first_look_s_settings_and_time_are_the_json_s() -> None:
     study = results(FIRST_LOOK)
     text = prose(RESULTS)
