@@ -128,6 +128,19 @@ def _strong_start() -> str:
     return table(("arm", "seed", "iterations", "mIoU, %", ""), rows)
 
 
+def _statistics() -> str:
+    """Last checkpoints as they are, and with BatchNorm's statistics of the target alone."""
+    rows = []
+    for name in (DAY_DUSK, STREETS_CAMVID):
+        runs = results(name.replace("study", "statistics"))["runs"]
+        for arm in dict.fromkeys(run["arm"] for run in runs):
+            own = [run for run in runs if run["arm"] == arm]
+            cells = (_spread([run[key] for run in own]) for key in ("as_trained", "with_targets"))
+            change = _spread([run["with_targets"] - run["as_trained"] for run in own], signed=True)
+            rows.append((name.removeprefix("study_"), _ARMS.get(arm, arm), str(len(own)), *cells, change))
+    return table(("study", "arm", "seeds", "as trained", "target's statistics", "change"), rows)
+
+
 def _smoothing() -> str:
     rows = []
     for way in results("smoothing")["ways"]:
@@ -145,5 +158,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "strong-start": _strong_start,
     "claims": _claims,
     "choices": _choices,
+    "statistics": _statistics,
     "smoothing": _smoothing,
 }
