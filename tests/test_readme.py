@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from typer.exceptions import TyperException
 
 from benchmarks import pages
+from benchmarks.studies import differences, scores, standard_error
 from cdga_export.deploy import deployment_texts, trtexec_command
 from cdga_export.parity import MIN_AGREEMENT
 from cdga_sdk.bundle import Bundle
@@ -220,6 +221,34 @@ def test_the_deltas_of_the_first_look_follow_from_its_runs() -> None:
             committed = study["summary"][arm][way]["delta"]["common11"]
             assert committed["mean"] == pytest.approx(np.mean(of_seeds))
             assert committed["sd"] == pytest.approx(np.std(of_seeds, ddof=1))
+
+
+def test_what_is_said_of_the_studies_follows_from_their_json() -> None:
+    day_dusk, synthetic, strong = (results(f"study_{n}.json") for n in ("day_dusk", "streets_camvid", "strong_start"))
+
+    def errors_apart(study: Any, one: str, other: str) -> float:
+        own, others = (list(scores(study, arm, "label-free").values()) for arm in (one, other))
+        return float((np.mean(own) - np.mean(others)) / standard_error(own, others))
+
+    assert errors_apart(day_dusk, "cdga", "source_only") > 2
+    assert errors_apart(day_dusk, "cdga", "baseline") < 2
+    assert all(gain < 0 for gain in differences(day_dusk, "cdga", "self_training", "last"))
+    changed = results("statistics_day_dusk.json")["runs"]
+    mean = {a: np.mean([r["with_targets"] for r in changed if r["arm"] == a]) for a in day_dusk["arms"]}
+    best = max((arm for arm in mean if arm not in {"target_supervised", "self_training"}), key=lambda arm: mean[arm])
+    assert best == "translation"
+    assert mean["cdga"] < mean["translation"]
+    arms = synthetic["arms"]
+    assert all(abs(errors_apart(synthetic, a, b)) < 2 for a in arms for b in arms if a != b)
+    runs = results("statistics_streets_camvid.json")["runs"]
+    for arm in arms:
+        change = [r["with_targets"] - r["as_trained"] for r in runs if r["arm"] == arm]
+        assert abs(np.mean(change)) < np.std(change, ddof=1)
+    for run in strong["runs"]:
+        given, *adapted = run["checkpoints"]
+        assert given["iteration"] == 0
+        assert all(c["miou"]["common11"] < given["miou"]["common11"] for c in adapted)
+        assert run["choice"]["iteration"] > 0
 
 
 def test_what_is_said_of_the_default_model_follows_from_the_json() -> None:
