@@ -11,7 +11,8 @@ demo: $(STAMP)
 
 # One thread a process: the tensors are small, and processes share the work better than threads do.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m signals --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not signals' -n $(WORKERS) --max-worker-restart 0 --dist loadfile --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -136,6 +136,7 @@ def test_a_crash_loses_no_more_than_since_the_last_save(tmp_path: Path) -> None:
     assert fingerprint(whole / LAST) == fingerprint(tmp_path / LAST)
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_the_iteration_in_hand(tmp_path: Path, number: signal.Signals, code: int) -> None:
     def stop(progress: Progress) -> None:
@@ -151,6 +152,7 @@ def test_a_signal_ends_the_run_after_the_iteration_in_hand(tmp_path: Path, numbe
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.signals
 def test_a_second_signal_acts_as_usual(tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.iteration == 4:
@@ -162,6 +164,7 @@ def test_a_second_signal_acts_as_usual(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path).iteration == 3
 
 
+@pytest.mark.signals
 def test_a_signal_in_the_last_iteration_changes_nothing(tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.iteration == 1:

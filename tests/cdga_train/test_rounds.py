@@ -218,6 +218,7 @@ def test_before_the_labels_are_made_a_run_may_be_made_longer(copied: Path, confi
     assert load_checkpoint(copied / "round1" / LAST).iteration == 6
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize(("rounds", "candidates", "is_stopped"), [(2, 0, True), (1, 2, True), (1, 0, False)])
 def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
     tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool

@@ -219,11 +219,12 @@ def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) 
 
 
 def test_openvino_may_be_missing(tiny_bundle: Path) -> None:
+    frame = str(next(tiny_bundle.glob("golden/*.png")))
     code = (
         "import sys; sys.modules['openvino'] = None\n"
         "from cdga_sdk.cli import run; from cdga_sdk import Segmenter\n"
         f"print(Segmenter({str(tiny_bundle)!r}, device='cpu').backend_name)\n"
-        f"sys.exit(run(['segment', 'x', '--model', {str(tiny_bundle)!r}, '--backend', 'openvino']))"
+        f"sys.exit(run(['segment', {frame!r}, '--model', {str(tiny_bundle)!r}, '--backend', 'openvino']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "onnxruntime cpu fp32\n")

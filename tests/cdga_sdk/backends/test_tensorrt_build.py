@@ -153,6 +153,9 @@ try:
         print("building", flush=True)
         build_plan(model, key)
 except KeyboardInterrupt:
+    for thread in threading.enumerate():  # one that was interrupted while it started ends by itself
+        if thread is not threading.main_thread():
+            thread.join(60)
     assert threading.active_count() == threads
     assert build_plan(model, key)
     print("stopped", flush=True)

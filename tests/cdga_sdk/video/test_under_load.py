@@ -147,6 +147,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
+@pytest.mark.signals
 @pytest.mark.usefixtures("nothing_left")
 def test_an_interruption_at_any_moment(segmenter: Segmenter, long_ride: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
