@@ -72,14 +72,14 @@ def break_decoding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 def break_segmenting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    whole = Segmenter.segment
+    whole = Segmenter.finish
 
-    def broken(self: Segmenter, image_bgr: NDArray[np.uint8], **words: Any) -> SegResult:
+    def broken(self: Segmenter, *values: Any, **words: Any) -> SegResult:
         if words["frame"] == at:
             raise PlantedError("segment")
-        return whole(self, image_bgr, **words)
+        return whole(self, *values, **words)
 
-    monkeypatch.setattr(Segmenter, "segment", broken)
+    monkeypatch.setattr(Segmenter, "finish", broken)
 
 
 def break_drawing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
