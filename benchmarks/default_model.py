@@ -32,6 +32,7 @@ from cdga_sdk.image import write_png
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.metrics import Scores
 from cdga_train.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from cdga_train.curves import read_metrics
 from cdga_train.data.base import Dataset, Sample
 from cdga_train.data.spec import open_labelled
 from cdga_train.data.streets import render_frame
@@ -120,11 +121,13 @@ def logs_of(run: Path) -> list[Path]:
 
 def trained_s(log: Path) -> float:
     """Seconds of all iterations of a round, at their logged rates."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    metrics = read_metrics(log)
     total_s, done = 0.0, 0
-    for line in lines:
-        total_s += (line["iteration"] - done) / line["it_per_s"]
-        done = line["iteration"]
+    for iteration, row in zip(metrics.iterations, metrics.rows, strict=True):
+        rate = row["it_per_s"]
+        assert rate, (log, iteration)
+        total_s += (iteration - done) / rate
+        done = iteration
     return total_s
 
 

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final, TypeVar
@@ -225,8 +226,8 @@ def scored(frames: Sequence[Frame], network: nn.Module) -> list[Record]:
         "larger": lambda: [_argmax(probabilities(network, f.image_bgr, twice_hw)) for f in frames],
     }
     for share in SHARES:
-        ways[f"smooth {share}"] = lambda share=share: smoothed(series, frames, share, flow=False)  # type: ignore[misc]
-        ways[f"smooth {share}, flow"] = lambda share=share: smoothed(series, frames, share, flow=True)  # type: ignore[misc]
+        ways[f"smooth {share}"] = partial(smoothed, series, frames, share, flow=False)
+        ways[f"smooth {share}, flow"] = partial(smoothed, series, frames, share, flow=True)
     rows = [_row(way, frames, masks()) for way, masks in ways.items()]
     for share in SHARES:
         masks, smoothing_ms = by_product([one[0].numpy() for one in logits], frames, share, IMGSZ_HW)

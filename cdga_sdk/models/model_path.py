@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cdga_sdk.errors import InputError
 from cdga_sdk.models.catalogue import DEFAULT, NAMED, default_bundle
-from cdga_sdk.models.kept import kept_bundle
 
 __all__ = ["model_path"]
 
@@ -30,6 +29,8 @@ def model_path(model: str | Path, *, offline: bool = False, taken: str = "a bund
     if model == DEFAULT:
         return _default()
     if model in NAMED:
+        from cdga_sdk.models.kept import kept_bundle  # brings HTTP and TLS, which nobody else needs at every start
+
         return kept_bundle(NAMED[model], offline=offline or os.environ.get("CDGA_OFFLINE", "0") not in {"", "0"})
     path = Path(model)
     if path.name == model and not path.suffix and not path.exists():

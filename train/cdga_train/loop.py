@@ -54,6 +54,7 @@ def train(
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Train one round under ``config``, writing ``metrics.jsonl``, ``last.safetensors`` and candidates into ``folder``.
+
     The first SIGINT or SIGTERM ends it after the iteration in hand, with a checkpoint.
 
     Args:

@@ -223,7 +223,7 @@ def test_an_unknown_domain_names_the_nearest() -> None:
 
 def test_an_unknown_place_names_both() -> None:
     with pytest.raises(UsageError, match=r"unknown place 'country'; .*use one of town, road"):
-        render_frame(seed=0, place="country")  # type: ignore[arg-type]
+        render_frame(seed=0, place="country")  # type: ignore[arg-type]  # the type refuses it too
 
 
 @pytest.mark.parametrize("size_wh", [(0, 256), (512, -1), (15, 256), (5000, 256)])

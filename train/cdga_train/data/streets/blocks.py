@@ -282,16 +282,7 @@ def _roof(
         (ends[1], (d + 6) * sign, z[1]),
         (ends[0], (d + 6) * sign, z[1]),
     ]
-    b.parts.face(
-        corners,
-        rgb,
-        train_id=BUILDING,
-        tile=TILE["roof"],
-        repeat=(2, 2),
-        order=2,
-        anchor=(s[1], line * sign, 0.0),
-        one_sided=False,
-    )
+    b.surface(corners, rgb, BUILDING, "roof", repeat=(2, 2), order=2, anchor=(s[1], line * sign, 0.0))
 
 
 def _side_windows(b: _Builder, sign: int, s: float, d: float, z: tuple[float, float], line: float) -> None:

@@ -5,12 +5,13 @@ Blocks are drawn up in route coordinates (s, d, z) and bent onto the route all a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cdga_train.data.streets.models import BUILDING, Objects
-from cdga_train.data.streets.shapes import LAYER_GROUND, Floats, Point, Rgb, ShapeList, Shapes
+from cdga_train.data.streets.shapes import LAYER_GROUND, LAYER_SOLID, Floats, Point, Rgb, ShapeList, Shapes
 from cdga_train.data.streets.textures import TILE
 from cdga_train.data.streets.town import Gap
 
@@ -49,6 +50,33 @@ class BlockBuilder:
         self.walls: list[tuple[Point, Point]] = []
         self.wall_heights: list[float] = []
 
+    def surface(
+        self,
+        corners: Sequence[Point],
+        rgb: Rgb,
+        train_id: int,
+        tile: str,
+        *,
+        repeat: tuple[float, float] = (1.0, 1.0),
+        offset: tuple[float, float] = (0.0, 0.0),
+        layer: int = LAYER_SOLID,
+        order: int | None = None,
+        anchor: Point = (0.0, 0.0, 0.0),
+    ) -> None:
+        """A polygon seen from both sides, with a texture by its name; see `ShapeList.face`."""
+        self.parts.face(
+            corners,
+            rgb,
+            train_id=train_id,
+            tile=TILE[tile],
+            repeat=repeat,
+            offset=offset,
+            layer=layer,
+            order=order,
+            anchor=anchor,
+            one_sided=False,
+        )
+
     def strip(
         self,
         side: int,
@@ -66,16 +94,7 @@ class BlockBuilder:
         corners = [(s[0], left, 0.0), (s[0], right, 0.0), (s[1], right, 0.0), (s[1], left, 0.0)]
         repeat = ((right - left) / tile_m, (s[1] - s[0]) / tile_m)
         offset = ((left / tile_m) % 1.0, (s[0] / tile_m) % 1.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            offset=offset,
-            layer=layer,
-            one_sided=False,
-        )
+        self.surface(corners, rgb, train_id, tile, repeat=repeat, offset=offset, layer=layer)
 
     def upright(
         self,
@@ -102,17 +121,7 @@ class BlockBuilder:
             (ends[0], lateral, z[1]),
         ]
         anchor = (s[1], (d if line is None else line) * side, 0.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            offset=offset,
-            order=order,
-            anchor=anchor,
-            one_sided=False,
-        )
+        self.surface(corners, rgb, train_id, tile, repeat=repeat, offset=offset, order=order, anchor=anchor)
 
     def across(
         self,
@@ -136,16 +145,7 @@ class BlockBuilder:
             corners.append((s, (left + right) / 2, z[1] + gable))
         corners.append((s, left, z[1]))
         anchor = (s, (min(d) if line is None else line) * side, 0.0)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            order=order,
-            anchor=anchor,
-            one_sided=False,
-        )
+        self.surface(corners, rgb, train_id, tile, repeat=repeat, order=order, anchor=anchor)
 
     def shadow_wall(self, side: int, s: tuple[float, float], d: float, height: float) -> None:
         """The base line of a wall that darkens the ground."""

@@ -102,17 +102,16 @@ class _Builder(BlockBuilder):
         if side.sign < 0:
             corners = [corners[1], corners[0], corners[3], corners[2]]
         tile_m = 6.0
-        self.parts.face(
+        self.surface(
             corners,
             rgb,
-            train_id=TERRAIN,
-            tile=TILE["grass"],
+            TERRAIN,
+            "grass",
             repeat=((d[1] - d[0]) / tile_m, (s[1] - s[0]) / tile_m),
             offset=(0.0, (s[0] / tile_m) % 1.0),
             layer=LAYER_GROUND if max(z) < _FLAT_M else LAYER_SOLID,
             order=-step,
             anchor=self.anchor(side, s[1], step),
-            one_sided=False,
         )
 
     def panel(
@@ -135,16 +134,7 @@ class _Builder(BlockBuilder):
         if side.sign > 0:
             corners = [corners[1], corners[0], corners[3], corners[2]]
         anchor = self.anchor(side, s[1], step)
-        self.parts.face(
-            corners,
-            rgb,
-            train_id=train_id,
-            tile=TILE[tile],
-            repeat=repeat,
-            order=order,
-            anchor=anchor,
-            one_sided=False,
-        )
+        self.surface(corners, rgb, train_id, tile, repeat=repeat, order=order, anchor=anchor)
 
     def objects(self) -> Objects:
         """All plants placed so far."""
@@ -276,16 +266,7 @@ def _upright(
 ) -> None:
     """A wall along the road that leans from d[0] at its foot to d[1] at its top; with z[0] == z[1], a flat top."""
     corners = [(s[1], d[0], z[0]), (s[0], d[0], z[0]), (s[0], d[1], z[1]), (s[1], d[1], z[1])]
-    b.parts.face(
-        corners,
-        rgb,
-        train_id=train_id,
-        tile=TILE[tile],
-        repeat=repeat,
-        order=order,
-        anchor=anchor,
-        one_sided=False,
-    )
+    b.surface(corners, rgb, train_id, tile, repeat=repeat, order=order, anchor=anchor)
 
 
 def _concrete(b: _Builder, s: tuple[float, float], middle: float) -> None:
@@ -316,9 +297,7 @@ def _rail(b: _Builder, sign: int, s: tuple[float, float], d: float, anchor: Poin
     for at in np.arange(s[0] + 0.75, s[1], 6.0).tolist():
         corners = [(at, lateral - 0.07, 0.0), (at, lateral + 0.07, 0.0), (at, lateral + 0.07, 0.72)]
         corners.append((at, lateral - 0.07, 0.72))
-        b.parts.face(
-            corners, _toned(_STEEL, 0.7), train_id=FENCE, tile=TILE["plain"], order=1, anchor=anchor, one_sided=False
-        )
+        b.surface(corners, _toned(_STEEL, 0.7), FENCE, "plain", order=1, anchor=anchor)
     front = lateral - 0.1 * sign
     for number, (low, high, tone) in enumerate(((0.44, 0.56, 0.82), (0.56, 0.64, 1.12), (0.64, 0.76, 0.94))):
         _upright(
@@ -519,15 +498,14 @@ def _hall(b: _Builder, side: Roadside, start: float) -> None:
             (gable, _toned(rgb, 0.92), "plaster", (2.0, 2.0)),
         )
     ):
-        b.parts.face(
+        b.surface(
             corners if side.sign < 0 else [corners[1], corners[0], *corners[:1:-1]],
             colour,
-            train_id=BUILDING,
-            tile=TILE[tile],
+            BUILDING,
+            tile,
             repeat=repeat,
             order=order,
             anchor=anchor,
-            one_sided=False,
         )
 
 
