@@ -191,10 +191,11 @@ def test_missing_weights_say_where_they_come_from(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError, match=rf"{re.escape(named)}.*ResNet101_Weights\.IMAGENET1K_V1.*weights=FILE"):
         require_weights(config)
     own = configure(["gta5_cityscapes_cdga", "weights=mine.pth"], [])[1]
-    with pytest.raises(InputError, match=r"mine\.pth: no such file of weights; name yours"):
+    with pytest.raises(InputError, match=r"mine\.pth: no such weights; name yours"):
         require_weights(own)
     (tmp_path / "mine.pth").write_bytes(b"x")
     require_weights(own)
+    require_weights(configure(["gta5_cityscapes_cdga", f"weights={tmp_path}"], [])[1])  # a run of one's own
     require_weights(configure(["gta5_cityscapes_cdga", "weights=none"], [])[1])
 
 

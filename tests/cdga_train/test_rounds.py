@@ -325,6 +325,23 @@ def test_a_backbone_alone_is_none(tmp_path: Path, config: TrainConfig) -> None:
     assert sorted(p.stem for p in (tmp_path / "checkpoints").iterdir()) == ["000001", "000002"]
 
 
+def test_a_run_of_ones_own_is_a_start(tmp_path: Path, config: TrainConfig, finished: Path) -> None:
+    result = find_checkpoint(finished)
+    for name, weights in (("run", finished), ("file", result)):
+        (tmp_path / name).mkdir()
+        train_run(replace(config, rounds=1, iters=1, candidates=2, weights=str(weights)), tmp_path / name)
+        kept = load_checkpoint(tmp_path / name / "checkpoints" / "000000.safetensors").part("network")
+        wanted = load_checkpoint(result).part("network")
+        assert all(torch.equal(kept[key], wanted[key]) for key in wanted)
+        assert kept.keys() == wanted.keys()
+
+
+def test_a_run_of_another_network_is_no_start(tmp_path: Path, config: TrainConfig, finished: Path) -> None:
+    other = replace(config, model="lraspp_mobilenet_v3", weights=str(finished))
+    with pytest.raises(ModelError, match=r"network efficientvit_b0, and this run's is lraspp.*use model=efficientvit"):
+        train_run(other, tmp_path)
+
+
 def test_weights_that_adaptation_ruins_are_kept(tmp_path: Path, config: TrainConfig) -> None:
     weights = shared_or_skip("weights/efficientvit_seg_b0_cityscapes.pt")
     ruinous = replace(config.optim, name="adamw", lr=0.01)

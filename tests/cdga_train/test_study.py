@@ -414,7 +414,7 @@ def test_the_machine_s_settings_may_change(dusk: str, project: Path) -> None:
         (["streets", "--name", "a/b"], 2, "'a/b' is not a plain folder name"),
         (["footage"], 2, "needs a target"),
         (["gta5_cityscapes"], 3, "IMAGENET1K_V1"),
-        (["streets", "weights=absent.pt"], 3, "absent.pt: no such file of weights"),
+        (["streets", "weights=absent.pt"], 3, "absent.pt: no such weights"),
     ],
 )
 def test_command_lines_that_are_refused(

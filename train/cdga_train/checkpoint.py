@@ -36,6 +36,7 @@ __all__ = [
     "Draws",
     "candidate_file",
     "find_checkpoint",
+    "is_checkpoint",
     "load_checkpoint",
     "load_newest",
     "read_published_weights",
@@ -222,6 +223,22 @@ def find_checkpoint(path: Path) -> Path:
         if (folder / LAST).is_file():
             return _chosen(folder) or folder / LAST
     raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is a run's folder or a file of this module, of any format; others may be published weights.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if path.is_dir():
+        return True
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        return _KEY in _metadata(path, _read(path))
+    except ModelError:  # no safetensors at all, which whoever reads it will say
+        return False
 
 
 def _chosen(folder: Path) -> Path | None:

@@ -128,8 +128,8 @@ class TrainConfig:
     target_split: str = "train"
     model: str = "efficientvit_b0"
     weights: str | None = None
-    """Published weights to start from: a file, or ``imagenet`` where an installed package has them; None is a random
-    start."""
+    """Weights to start from: a published file, a run of ``cdga train`` or a checkpoint of one, or ``imagenet`` where an
+    installed package has them; None is a random start."""
     imgsz: tuple[int, int] = (512, 1024)
     """Height and width that the network sees, pixels; those of the target where `source_imgsz` differs."""
     source_imgsz: tuple[int, int] | None = None

@@ -402,8 +402,8 @@ def require_weights(config: TrainConfig) -> None:
     Raises:
         InputError: There is no such file.
     """
-    if config.weights in {None, IMAGENET} or Path(config.weights).is_file():
+    if config.weights in {None, IMAGENET} or Path(config.weights).exists():
         return
     origin = _WEIGHTS_FROM.get(Path(config.weights).name)
     name_it = "name yours with weights=FILE, or train from a random start with weights=none"
-    raise InputError("no such file of weights", where=config.weights, fix=f"{origin}: {name_it}" if origin else name_it)
+    raise InputError("no such weights", where=config.weights, fix=f"{origin}: {name_it}" if origin else name_it)

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from cdga_sdk.errors import ModelError, ResourceError, UsageError, one_line
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.preprocess import Preprocess
-from cdga_train.checkpoint import Checkpoint, Draws, read_published_weights
+from cdga_train.checkpoint import Checkpoint, Draws, is_checkpoint, load_checkpoint, read_published_weights
 from cdga_train.config import IMAGENET, TrainConfig
 from cdga_train.models.base import SegmentationNetwork
 from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
@@ -114,7 +114,7 @@ class TrainingState:
 
     @classmethod
     def new(cls, config: TrainConfig, device: torch.device) -> TrainingState:
-        """Random weights from the seed, or the published ones that the configuration names.
+        """Random weights from the seed, or those that the configuration names: published ones, or a checkpoint's.
 
         Raises:
             UsageError: The network has no deterministic kernels on ``device``, and they were asked for.
@@ -252,10 +252,23 @@ def _load_published(network: SegmentationNetwork, config: TrainConfig) -> Litera
     assert config.weights is not None
     spec = network_spec(config.model, config.imgsz)
     file = _imagenet_file(config) if config.weights == IMAGENET else Path(config.weights)
+    if is_checkpoint(file):
+        _load_own(network, config, load_checkpoint(file))
+        return "network"
     try:
         return spec.load_published(network, read_published_weights(file))
     except ModelError as error:
         raise ModelError(error.what, where=config.weights, fix=error.fix) from error
+
+
+def _load_own(network: SegmentationNetwork, config: TrainConfig, checkpoint: Checkpoint) -> None:
+    if checkpoint.config.model != config.model:
+        raise ModelError(
+            f"is of the network {checkpoint.config.model}, and this run's is {config.model}",
+            where=config.weights,
+            fix=f"use model={checkpoint.config.model}",
+        )
+    load_weights(network, checkpoint.part("network"), "the checkpoint's network")
 
 
 def _imagenet_file(config: TrainConfig) -> Path:
