@@ -30,6 +30,7 @@ from cdga_train.selection import (
     evenly_spaced,
     find_candidates,
     infomax,
+    infomax_gain,
     sampled_pixels,
     score_candidates,
     soft_neighbourhood_density,
@@ -85,6 +86,17 @@ def test_entropies_agree_with_sums_over_all_pixels() -> None:
 
 def pixels_of(prob_BChw: Tensor) -> Tensor:
     return prob_BChw.movedim(1, 3).flatten(0, 2)
+
+
+def test_gain_and_its_error_against_leaving_images_out_one_by_one() -> None:
+    prob, given = random_prob(5, 4, 3, 6), random_prob(5, 4, 3, 6).flip(1, 0).sqrt()
+    given /= given.sum(dim=1, keepdim=True)
+    without = [[i for i in range(5) if i != left_out] for left_out in range(5)]
+    gains = [infomax(prob[kept]) - infomax(given[kept]) for kept in without]
+    gain, error = infomax_gain(prob, given)
+    assert gain == infomax(prob) - infomax(given)
+    assert error == pytest.approx(2 * np.std(gains), rel=1e-4)  # sqrt(n - 1) times the standard deviation of n = 5
+    assert infomax_gain(prob, prob) == (0, 0)
 
 
 def test_density_of_equal_predictions_is_the_most_there_can_be() -> None:
@@ -191,6 +203,28 @@ def test_collapse_is_not_chosen_though_two_scores_praise_it() -> None:
         [replace(collapsed, iteration=i) for i in range(901, 950)],
     ):
         assert choose([*healthy, *others]) in healthy
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "mirror", "is_left"),
+    [
+        (0.031, 0.01, 0.7, True),
+        (0.029, 0.01, 0.9, False),  # more stable, and surer by less than three errors
+        (0.031, 0.01, 0.69, False),
+        (-0.1, 0.01, 0.9, False),
+        (None, None, 0.9, False),
+    ],
+)
+def test_what_was_given_is_left_for_proof_alone(
+    gain: float | None, error: float | None, mirror: float, *, is_left: bool
+) -> None:
+    given = scores(0)
+    trained = replace(scores(200, infomax=0.6, mirror_agreement=mirror), infomax_gain=gain, infomax_gain_error=error)
+    worse = replace(scores(100, infomax=0.1, mirror_agreement=0.1), infomax_gain=0.3, infomax_gain_error=0.01)
+    for order in ([given, worse, trained], [trained, given, worse]):
+        assert choose(order) is (trained if is_left else given)
+    assert choose([given]) is given
+    assert choose([given, trained], "infomax") is trained  # the other rules take it as any other
 
 
 def test_equal_scores_share_their_ranks() -> None:
@@ -300,6 +334,21 @@ def test_checkpoints_of_a_run_are_scored(candidates: Path) -> None:
     assert first.infomax == pytest.approx(first.diversity - first.entropy)
     assert 0 < first.mirror_agreement < 1
     assert choose(found, "infomax").iteration == 12  # hardly trained, so less stable than the collapsed one
+
+
+def test_gain_is_over_what_was_given(candidates: Path, tmp_path: Path) -> None:
+    files = find_candidates(candidates)
+    given = tmp_path / "000000.safetensors"
+    save_checkpoint(given, replace(load_checkpoint(files[2]), iteration=0))
+    first, trained, collapsed = score_candidates([given, files[0], files[2]], FewStreets(), device=CPU)
+    assert (first.infomax_gain, first.infomax_gain_error) == (None, None)
+    assert trained.infomax_gain == trained.infomax
+    assert trained.infomax_gain_error is not None
+    assert 0 < trained.infomax_gain_error < 1
+    assert (collapsed.infomax_gain, collapsed.infomax_gain_error) == (0, 0)
+    alone = score_candidates([given, files[0]], FewStreets(), device=CPU, max_images=1)
+    assert [s.infomax_gain for s in alone] == [None, None]
+    assert choose(alone) is alone[0]
 
 
 def test_the_mirror_is_turned_back(candidates: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +42,7 @@ __all__ = [
     "evenly_spaced",
     "find_candidates",
     "infomax",
+    "infomax_gain",
     "sampled_pixels",
     "score_candidates",
     "soft_neighbourhood_density",
@@ -51,6 +52,7 @@ __all__ = [
 _TEMPERATURE: Final = 0.05  # Saito et al. 2021
 _NUM_PIXELS: Final = 4096  # P: the P x P similarities take 0.3 s on one core, in slices of 4 MB
 _SLICE: Final = 256
+_PROOF_IN_ERRORS: Final = 3.0  # not 2: frames of one drive are alike, so the error is larger than it looks
 
 
 def entropy(prob_BChw: Tensor) -> float:
@@ -83,6 +85,36 @@ def infomax(prob_BChw: Tensor) -> float:
     2208.07360).
     """
     return max(0.0, diversity(prob_BChw) - entropy(prob_BChw))  # negative by rounding only
+
+
+def infomax_gain(prob_BChw: Tensor, given_BChw: Tensor) -> tuple[float, float]:
+    """`infomax` of one network less that of another on the same images, and its standard error.
+
+    The error is the jackknife's over images: of the differences that are found without each of them in turn.
+
+    Source: Tukey 1958; Efron & Stein 1981.
+
+    Args:
+        prob_BChw: Class probabilities of at least 2 images.
+        given_BChw: The other network's.
+    """
+    num_images = len(prob_BChw)
+    assert num_images >= 2, num_images
+    gain_B = _infomax_without_each(prob_BChw) - _infomax_without_each(given_BChw)
+    variance = (num_images - 1) / num_images * float((gain_B - gain_B.mean()).square().sum())
+    return infomax(prob_BChw) - infomax(given_BChw), math.sqrt(variance)
+
+
+def _infomax_without_each(prob_BChw: Tensor) -> Tensor:
+    """(B,) float64."""
+    mean_BC = prob_BChw.mean(dim=(2, 3), dtype=torch.float64)
+    entropy_B = torch.special.entr(prob_BChw).sum(dim=1).mean(dim=(1, 2), dtype=torch.float64)
+    others = len(prob_BChw) - 1
+    mean_of_others_BC = (mean_BC.sum(dim=0) - mean_BC) / others
+    entropy_of_others_B = (entropy_B.sum() - entropy_B) / others
+    diversity_B = torch.special.entr(mean_of_others_BC).sum(dim=1)
+    infomax_B: Tensor = (diversity_B - entropy_of_others_B) / math.log(prob_BChw.shape[1])
+    return infomax_B
 
 
 def soft_neighbourhood_density(prob_PC: Tensor, temperature: float = _TEMPERATURE) -> float:
@@ -149,6 +181,8 @@ class CandidateScores:
         infomax: `infomax`.
         mirror_agreement: `agreement` of each image's mask with that of its mirror image.
         previous_agreement: `agreement` with the candidate before; None for the first.
+        infomax_gain: Over the weights given; None where there are none, for these themselves, and with one image.
+        infomax_gain_error: Its standard error.
     """
 
     file: Path
@@ -159,6 +193,13 @@ class CandidateScores:
     infomax: float
     mirror_agreement: float
     previous_agreement: float | None = None
+    infomax_gain: float | None = None
+    infomax_gain_error: float | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether these are the weights that the run was given."""
+        return self.iteration == 0
 
 
 def find_candidates(run_folder: Path) -> list[Path]:
@@ -192,7 +233,7 @@ def score_candidates(
     """Score checkpoints of one run on the same images, in the order given.
 
     Costs two forward passes an image and candidate. Holds the images at the network's size (1.5 MB each for 1024x512)
-    and one candidate's probabilities at its head's (0.6 MB each at stride 8).
+    and at the head's the probabilities of one candidate, and of the weights given (0.6 MB each at stride 8).
 
     Args:
         files: At least one checkpoint, by iteration.
@@ -212,12 +253,19 @@ def score_candidates(
     images = [resize_image(dataset[i].image_bgr, size_hw) for i in evenly_spaced(len(dataset), max_images)]
     scored: list[CandidateScores] = []
     before: UInt8Array | None = None
+    given_BChw: Tensor | None = None
     for file in files:
         checkpoint = load_checkpoint(file)
         if (checkpoint.config.model, checkpoint.preprocess) != (first.config.model, first.preprocess):
             raise ModelError("is of another network or input size than the first candidate", where=file)
         fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(device)
-        scores, before = _scored(fused, images, before, file=file, iteration=checkpoint.iteration)
+        scores, prob_BChw = _scored(fused, images, before, file=file, iteration=checkpoint.iteration)
+        before = _masks(prob_BChw)
+        if scores.is_given:
+            given_BChw = prob_BChw
+        elif given_BChw is not None and len(images) > 1:
+            gain, error = infomax_gain(prob_BChw, given_BChw)
+            scores = replace(scores, infomax_gain=gain, infomax_gain_error=error)
         scored.append(scores)
         on_candidate(len(scored))
     return scored
@@ -231,6 +279,9 @@ def choose(scores: Sequence[CandidateScores], rule: str = "label_free") -> Candi
             common unit. Each is near its least for a collapsed network, and confident noise, which fools the first,
             fails the second. Left out: ``snd``, which prefers an early network that knows few classes;
             ``entropy``, which is in ``infomax``; ``previous_agreement``, which grows as the learning rate falls.
+            Weights that were given are left only where the best of the others has proof: more ``infomax``, by three
+            standard errors, and no less ``mirror_agreement``. They were trained in another way, and may be sure of
+            themselves in another way; what the ranks tell of one run's candidates says little of them.
         snd, infomax, entropy, mirror: That score alone.
         last: The one trained longest: what is done where nothing is chosen.
 
@@ -266,8 +317,27 @@ def write_selection(path: Path, scores: Sequence[CandidateScores], rule: str = "
 
 
 def _label_free(scores: Sequence[CandidateScores]) -> list[float]:
+    trained = [s for s in scores if not s.is_given]
+    given = [s for s in scores if s.is_given]
+    merits = _mean_ranks(trained)
+    if not given or not trained:
+        return merits or [0.0] * len(given)
+    _, best = max(zip(merits, trained, strict=True), key=lambda pair: (pair[0], pair[1].iteration))
+    of_given = -math.inf if _is_proven(best, over=given[0]) else math.inf
+    of_trained = iter(merits)
+    return [of_given if s.is_given else next(of_trained) for s in scores]
+
+
+def _mean_ranks(scores: Sequence[CandidateScores]) -> list[float]:
     ranks = zip(_ranks([s.infomax for s in scores]), _ranks([s.mirror_agreement for s in scores]), strict=True)
     return [(first + second) / 2 for first, second in ranks]
+
+
+def _is_proven(candidate: CandidateScores, *, over: CandidateScores) -> bool:
+    gain, error = candidate.infomax_gain, candidate.infomax_gain_error
+    if gain is None or error is None:
+        return False
+    return gain > _PROOF_IN_ERRORS * error and candidate.mirror_agreement >= over.mirror_agreement
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
@@ -290,8 +360,8 @@ RULES: Final[Mapping[str, Callable[[Sequence[CandidateScores]], list[float]]]] =
 
 def _scored(
     fused: FusedNetwork, images_bgr: Sequence[UInt8Array], before_Bhw: UInt8Array | None, *, file: Path, iteration: int
-) -> tuple[CandidateScores, UInt8Array]:
-    """One candidate's scores and its masks, for the next candidate's ``previous_agreement``."""
+) -> tuple[CandidateScores, Tensor]:
+    """One candidate's scores, and its probabilities (B, C, h, w)."""
     mirrored_bgr = [np.ascontiguousarray(image_bgr[:, ::-1]) for image_bgr in images_bgr]
     mirror_Bhw = _masks(_probabilities(fused, mirrored_bgr, file))[:, :, ::-1]
     prob_BChw = _probabilities(fused, images_bgr, file)
@@ -306,7 +376,7 @@ def _scored(
         mirror_agreement=agreement(mask_Bhw, mirror_Bhw),
         previous_agreement=None if before_Bhw is None else agreement(mask_Bhw, before_Bhw),
     )
-    return scores, mask_Bhw
+    return scores, prob_BChw
 
 
 def _probabilities(fused: FusedNetwork, images_bgr: Sequence[UInt8Array], file: Path) -> Tensor:
