@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -46,8 +47,7 @@ def test_every_runtime_in_three_scopes(
             assert len(row["samples_ms"]) == 5
             assert min(row["samples_ms"]) > 0
     model, frame, file = (record["scopes"][name]["contenders"][names[0]] for name in ("model", "frame", "file"))
-    assert max(model["samples_ms"]) < min(frame["samples_ms"]) * 3
-    assert all(inside < whole for inside, whole in zip(model["samples_ms"], frame["samples_ms"], strict=True))
+    assert median(model["samples_ms"]) < 3 * median(frame["samples_ms"])  # of one frame and not of all four
     assert file["of_slowest_stage"]["median"] > 0
     assert not list(tmp_path.iterdir())
 

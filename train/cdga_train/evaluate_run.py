@@ -15,9 +15,10 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_train.data.spec import open_labelled
 from cdga_train.evaluate import evaluate
 
-__all__ = ["PROTOCOLS", "refuse_below", "run_evaluate"]
+__all__ = ["PROTOCOLS", "refuse_below", "refuse_unlabelled", "run_evaluate"]
 
 PROTOCOLS: Final = ("deployed", "published")
+_ANY_SIZE_HW: Final = (64, 128)
 
 
 def run_evaluate(
@@ -99,6 +100,15 @@ def _score_checkpoint(
     # On a GPU torch's convolutions round their inputs to 10 bits unless told otherwise.
     precision = "tf32" if chosen.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
     return scores, f"torch {chosen.type} {precision}"
+
+
+def refuse_unlabelled(data: str, split: str) -> None:
+    """Hold a command line's data against the disk before a model is looked for.
+
+    Raises:
+        CdgaError: As `open_labelled` does.
+    """
+    open_labelled(data, split, _ANY_SIZE_HW)
 
 
 def refuse_below(scores: Scores, min_miou: float | None) -> None:
