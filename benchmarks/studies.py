@@ -18,6 +18,7 @@ __all__ = ["TABLES", "differences", "interval", "scores", "standard_error"]
 
 DAY_DUSK: Final = "study_day_dusk"
 STREETS_CAMVID: Final = "study_streets_camvid"
+TWO_ROUNDS: Final = "study_streets_camvid_two_rounds"
 STRONG_START: Final = "study_strong_start"
 
 _ARMS: Final = {
@@ -27,6 +28,21 @@ _ARMS: Final = {
     "baseline": "baseline",
     "cdga": "CDGA",
     "target_supervised": "trained on the target's labels",
+}
+_CALLED: Final = {
+    DAY_DUSK: "day_dusk",
+    STREETS_CAMVID: "streets_camvid, one round",
+    TWO_ROUNDS: "streets_camvid, two rounds",
+    STRONG_START: "strong_start",
+}
+_CASES: Final = {
+    "day-day-dusk": "knows streets by day; to streets at dusk",
+    "dusk-day-dusk": "knows streets at dusk; to the same, from day",
+    "all-day-rain": "knows streets in all looks; to rain, from day",
+    "day-day-fog": "knows streets by day; to streets in fog",
+    "weak_start": "knows CamVid by day; to CamVid at dusk",
+    "strong_start": "knows Cityscapes; to CamVid by day, from streets (study C)",
+    "strong_start_dusk": "knows Cityscapes; to CamVid at dusk, from streets",
 }
 _T_95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # Student's t, 97.5 %, by degrees of freedom
 
@@ -61,15 +77,20 @@ def _spread(values: Sequence[float], *, signed: bool = False) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
+def _arms_of(name: str) -> dict[str, str]:
+    """Arms as people call them. What only forwards the target in one round learns from pseudo-labels in the second."""
+    return _ARMS | ({"self_training": "FDA and pseudo-labels"} if name == TWO_ROUNDS else {})
+
+
 def _arms(name: str) -> str:
     """Arms by ways of picking, and the difference to the source alone."""
-    study = results(name)
+    study, called = results(name), _arms_of(name)
     rows = []
     for arm in study["arms"]:
         ways = {way: scores(study, arm, way) for way in ("last", "label-free", "oracle")}
         over = _spread(differences(study, arm, "source_only", "label-free"), signed=True)
         cells = [_spread(list(by_seed.values())) for by_seed in ways.values()]
-        rows.append((_ARMS.get(arm, arm), str(len(ways["last"])), *cells, "" if arm == "source_only" else over))
+        rows.append((called[arm], str(len(ways["last"])), *cells, "" if arm == "source_only" else over))
     header = ("arm", "seeds", "last", "chosen without labels", "best by labels (a bound)", "chosen, over source alone")
     return table(header, rows)
 
@@ -77,15 +98,16 @@ def _arms(name: str) -> str:
 def _claims() -> str:
     """What CDGA adds, to the source alone and to the baseline, in the checkpoints chosen without labels."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID):
-        study = results(name)
-        for other in ("source_only", "translation", "baseline"):
+    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS):
+        study, called = results(name), _arms_of(name)
+        below = "self_training" if name == TWO_ROUNDS else "translation"
+        for other in ("source_only", below, "baseline"):
             gains = differences(study, "cdga", other, "label-free")
             own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", other))
             low, high = interval(gains)
             gain, error = statistics.fmean(gains), standard_error(own, others)
             cells = (f"{gain:+.1f}", f"[{low:+.1f}, {high:+.1f}]", f"{gain / error:.1f}")
-            rows.append((study["family"], f"CDGA over {_ARMS[other]}", *cells))
+            rows.append((_CALLED[name], f"CDGA over {called[other]}", *cells))
     return table(("study", "", "mIoU", "95 % interval, by seed", "in standard errors"), rows)
 
 
@@ -97,21 +119,34 @@ def _classes(name: str) -> str:
     for arm in study["arms"]:
         iou = study["summary"][arm]["label-free"]["iou"]
         cells = ("-" if iou[c] is None else f"{iou[c]['mean']:.1f}" for c in names)
-        rows.append((_ARMS.get(arm, arm), *cells))
+        rows.append((_arms_of(name)[arm], *cells))
     return table(("arm", *(n.replace("_", " ") for n in names)), rows)
 
 
 def _choices() -> str:
     """What the choice without labels costs against the best checkpoint of each run."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID, STRONG_START):
+    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, STRONG_START):
         study = results(name)
         for arm in study["arms"]:
             best, chosen = scores(study, arm, "oracle"), scores(study, arm, "label-free")
             lost = [best[seed] - chosen[seed] for seed in chosen]
             worst = f"{max(lost):.1f}"
-            rows.append((study["family"], _ARMS.get(arm, arm), f"{statistics.fmean(lost):.1f}", worst))
+            rows.append((_CALLED[name], _arms_of(name)[arm], f"{statistics.fmean(lost):.1f}", worst))
     return table(("study", "arm", "mIoU lost by the choice, mean", "worst seed"), rows)
+
+
+def _verdicts() -> str:
+    """What the choice without labels says of weights that were given, and what labels say."""
+    rows = []
+    for run in results("verdict")["runs"]:
+        gain = f"{run['infomax_gain'] / run['infomax_gain_error']:+.1f}"
+        miou = (f"{run['given_miou']:.1f}", f"{run['trained_miou']:.1f}")
+        said = "left" if run["is_left"] else "kept"
+        case = (_CASES[run["case"]], str(run["seed"]), *miou)
+        rows.append((*case, gain, f"{run['mirror_gain']:+.3f}", said, "yes" if run["is_right"] else "no"))
+    header = ("the network", "seed", "given, mIoU", "adapted", "infomax, in errors", "mirror", "given is", "right")
+    return table(header, rows)
 
 
 def _strong_start() -> str:
@@ -123,7 +158,7 @@ def _strong_start() -> str:
             iteration = checkpoint["iteration"]
             mark = "chosen without labels" if run["choice"]["iteration"] == iteration else ""
             title = "as given" if iteration == 0 else str(iteration)
-            name = _ARMS.get(run["arm"], run["arm"])
+            name = _ARMS[run["arm"]]
             rows.append((name, str(run["seed"]), title, f"{checkpoint['miou']['common11']:.1f}", mark))
     return table(("arm", "seed", "iterations", "mIoU, %", ""), rows)
 
@@ -137,7 +172,7 @@ def _statistics() -> str:
             own = [run for run in runs if run["arm"] == arm]
             cells = (_spread([run[key] for run in own]) for key in ("as_trained", "with_targets"))
             change = _spread([run["with_targets"] - run["as_trained"] for run in own], signed=True)
-            rows.append((name.removeprefix("study_"), _ARMS.get(arm, arm), str(len(own)), *cells, change))
+            rows.append((_CALLED[name], _ARMS[arm], str(len(own)), *cells, change))
     return table(("study", "arm", "seeds", "as trained", "target's statistics", "change"), rows)
 
 
@@ -155,7 +190,10 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "day-dusk-classes": partial(_classes, DAY_DUSK),
     "streets-camvid": partial(_arms, STREETS_CAMVID),
     "streets-camvid-classes": partial(_classes, STREETS_CAMVID),
+    "two-rounds": partial(_arms, TWO_ROUNDS),
+    "two-rounds-classes": partial(_classes, TWO_ROUNDS),
     "strong-start": _strong_start,
+    "verdicts": _verdicts,
     "claims": _claims,
     "choices": _choices,
     "statistics": _statistics,
