@@ -140,7 +140,8 @@ def _verdicts() -> str:
     """What the choice without labels says of weights that were given, and what labels say."""
     rows = []
     for run in results("verdict")["runs"]:
-        gain = f"{run['infomax_gain'] / run['infomax_gain_error']:+.1f}"
+        in_errors = run["infomax_gain_in_errors"]
+        gain = "-" if in_errors is None else f"{in_errors:+.1f}"
         miou = (f"{run['given_miou']:.1f}", f"{run['trained_miou']:.1f}")
         said = "left" if run["is_left"] else "kept"
         case = (_CASES[run["case"]], str(run["seed"]), *miou)

@@ -16,7 +16,15 @@ afterwards, and changed nothing::
     study() { cdga study streets --arms cdga --seeds 0 --source streets:$2 --target streets:$3 $A \
         weights=runs/train/base_$1/last.safetensors --name $1-$2-$3; }
     study day day dusk; study dusk day dusk; study all day rain; study day day fog
-    python -m benchmarks.verdict runs/study/*-*-* runs/study/strong_start --json benchmarks/results/verdict.json
+    cdga study day_dusk --arms source_only --seeds 0 --source camvid:PATH --target camvid:PATH --name day_source
+    cdga study day_dusk --arms cdga --seeds 0 --source camvid:PATH --target camvid:PATH --name weak_start iters=400 \
+        weights=runs/study/day_source/source_only-seed0 optim.lr=5e-5 optim.head_lr_factor=1
+    cdga study strong_start --arms cdga --seeds 0,1,2 --target camvid:PATH weights=efficientvit_seg_b0_cityscapes.pt
+    cdga study strong_start --arms cdga --seeds 0 --target camvid:PATH weights=efficientvit_seg_b0_cityscapes.pt \
+        target_split=dusk_train score.split=dusk_train --name strong_start_dusk
+    cd runs/study
+    python -m benchmarks.verdict day-day-dusk dusk-day-dusk all-day-rain day-day-fog strong_start weak_start \
+        strong_start_dusk --json benchmarks/results/verdict.json
 """
 
 from __future__ import annotations
@@ -28,13 +36,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from benchmarks.protocol import Record, environment
 from cdga_sdk.atomic import write_text
 from cdga_train.checkpoint import SELECTION
 from cdga_train.manifest import read_run
-from cdga_train.selection import CandidateScores, choose
+from cdga_train.rounds import round_folders
+from cdga_train.selection import choose, read_selection
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     names = [study.name for study in options.study]
     report: Record = {
-        "what": "weights given, kept or left without labels; mIoU in percent; infomax_gain over them and its error",
+        "what": "weights given, kept or left without labels; mIoU in percent; infomax gained over them",
         **environment("benchmarks.verdict", [*names, "--json", "PATH"], ("torch",), torch.device("cpu")),
         "runs": [row for study in options.study for row in rows_of(study)],
     }
@@ -61,14 +69,13 @@ def rows_of(study: Path) -> list[Record]:
 def _row(study: Path, classes: str, run: Mapping[str, Any]) -> Record:
     folder = study / f"{run['arm']}-seed{run['seed']}"
     config = read_run(folder)
-    candidates = TypeAdapter(list[CandidateScores]).validate_python(
-        json.loads((folder / SELECTION).read_text(encoding="utf-8"))["candidates"]
-    )
+    candidates = read_selection(round_folders(config, folder)[-1] / SELECTION)
+    assert candidates is not None, folder
     (given,) = (one for one in candidates if one.is_given)
     trained = choose([one for one in candidates if not one.is_given])
     is_left = choose(candidates) is trained
-    assert trained.infomax_gain is not None, folder
-    assert trained.infomax_gain_error is not None, folder
+    gain, error = trained.infomax_gain, trained.infomax_gain_error
+    assert gain is not None, folder
     miou = {checkpoint["iteration"]: checkpoint["miou"][classes] for checkpoint in run["checkpoints"]}
     gained = miou[trained.iteration] - miou[given.iteration]
     return {
@@ -80,8 +87,8 @@ def _row(study: Path, classes: str, run: Mapping[str, Any]) -> Record:
         "given_miou": round(miou[given.iteration], 2),
         "trained_miou": round(miou[trained.iteration], 2),
         "trained_iteration": trained.iteration,
-        "infomax_gain": round(trained.infomax_gain, 5),
-        "infomax_gain_error": round(trained.infomax_gain_error, 5),
+        "infomax_gain": round(gain, 5),
+        "infomax_gain_in_errors": round(gain / error, 2) if error else None,
         "mirror_gain": round(trained.mirror_agreement - given.mirror_agreement, 5),
         "is_left": is_left,
         "is_right": is_left == (gained > 0),

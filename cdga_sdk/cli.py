@@ -301,10 +301,10 @@ def evaluate(
     """Score a model on labelled data: cdga evaluate model.cdga --data camvid:PATH --split val --classes common11."""
     from cdga_sdk.labels import class_set
     from cdga_sdk.models.model_path import model_path
-    from cdga_train.evaluate_run import refuse_below, refuse_unlabelled, run_evaluate
+    from cdga_train.evaluate_run import refuse_below, refuse_request, run_evaluate
 
     wanted = class_set(classes)  # before a model that may have to be fetched
-    refuse_unlabelled(data, split)
+    refuse_request(data, split, protocol)
     scores, used = run_evaluate(
         model_path(model, offline=offline, taken=_TAKEN),
         data,

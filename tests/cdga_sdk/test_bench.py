@@ -47,7 +47,7 @@ def test_every_runtime_in_three_scopes(
             assert len(row["samples_ms"]) == 5
             assert min(row["samples_ms"]) > 0
     model, frame, file = (record["scopes"][name]["contenders"][names[0]] for name in ("model", "frame", "file"))
-    assert median(model["samples_ms"]) < 3 * median(frame["samples_ms"])  # of one frame and not of all four
+    assert median(model["samples_ms"]) < 1.5 * median(frame["samples_ms"])  # a part of it, and not of all four frames
     assert file["of_slowest_stage"]["median"] > 0
     assert not list(tmp_path.iterdir())
 

@@ -187,7 +187,7 @@ def test_camvid_scores_what_it_adapts_to_and_never_trains_on_it_labelled() -> No
 def test_missing_weights_say_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = PRESETS["gta5_cityscapes_cdga"]()
-    named = f"{Path(ResNet101_Weights.IMAGENET1K_V1.url).name}: no such file"
+    named = f"{Path(ResNet101_Weights.IMAGENET1K_V1.url).name}: no such weights"
     with pytest.raises(InputError, match=rf"{re.escape(named)}.*ResNet101_Weights\.IMAGENET1K_V1.*weights=FILE"):
         require_weights(config)
     own = configure(["gta5_cityscapes_cdga", "weights=mine.pth"], [])[1]
@@ -195,7 +195,10 @@ def test_missing_weights_say_where_they_come_from(tmp_path: Path, monkeypatch: p
         require_weights(own)
     (tmp_path / "mine.pth").write_bytes(b"x")
     require_weights(own)
-    require_weights(configure(["gta5_cityscapes_cdga", f"weights={tmp_path}"], [])[1])  # a run of one's own
+    with pytest.raises(InputError, match=r"no last\.safetensors in this folder"):
+        require_weights(configure(["gta5_cityscapes_cdga", f"weights={tmp_path}"], [])[1])
+    (tmp_path / "last.safetensors").touch()
+    require_weights(configure(["gta5_cityscapes_cdga", f"weights={tmp_path}"], [])[1])
     require_weights(configure(["gta5_cityscapes_cdga", "weights=none"], [])[1])
 
 

@@ -21,6 +21,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cdga_sdk.cli import run
 from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
+from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_label, write_png
 from cdga_train.checkpoint import LAST, PREVIOUS, SELECTION, find_checkpoint, load_checkpoint, load_newest
 from cdga_train.config import LossWeights, TrainConfig
@@ -325,6 +326,19 @@ def test_a_backbone_alone_is_none(tmp_path: Path, config: TrainConfig) -> None:
     assert sorted(p.stem for p in (tmp_path / "checkpoints").iterdir()) == ["000001", "000002"]
 
 
+def test_a_choice_of_an_older_version_is_made_again(copied: Path, config: TrainConfig) -> None:
+    selection = copied / "round2" / SELECTION
+    record = json.loads(selection.read_text())
+    for candidate in record["candidates"]:
+        del candidate["infomax_gain"]
+    selection.write_text(json.dumps(record))
+    assert not is_finished(config, copied)
+    before = fingerprint(copied / "round2" / LAST)
+    train_run(config, copied)
+    assert is_finished(config, copied)
+    assert fingerprint(copied / "round2" / LAST) == before
+
+
 def test_a_run_of_ones_own_is_a_start(tmp_path: Path, config: TrainConfig, finished: Path) -> None:
     result = find_checkpoint(finished)
     for name, weights in (("run", finished), ("file", result)):
@@ -334,6 +348,7 @@ def test_a_run_of_ones_own_is_a_start(tmp_path: Path, config: TrainConfig, finis
         wanted = load_checkpoint(result).part("network")
         assert all(torch.equal(kept[key], wanted[key]) for key in wanted)
         assert kept.keys() == wanted.keys()
+        assert json.loads((tmp_path / name / "run.json").read_text())["weights_sha256"] == file_sha256(result)
 
 
 def test_a_run_of_another_network_is_no_start(tmp_path: Path, config: TrainConfig, finished: Path) -> None:

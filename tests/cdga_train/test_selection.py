@@ -31,6 +31,7 @@ from cdga_train.selection import (
     find_candidates,
     infomax,
     infomax_gain,
+    read_selection,
     sampled_pixels,
     score_candidates,
     soft_neighbourhood_density,
@@ -259,6 +260,11 @@ def test_selection_is_written(tmp_path: Path) -> None:
     assert [c["iteration"] for c in record["candidates"]] == [500, 1000]
     assert record["candidates"][0]["previous_agreement"] is None
     assert set(record["candidates"][0]) == set(CandidateScores.__annotations__)
+    assert read_selection(tmp_path / "selection.json") == candidates
+    del record["candidates"][1]["infomax_gain"]
+    (tmp_path / "older.json").write_text(json.dumps(record))
+    (tmp_path / "damaged.json").write_text("{")
+    assert [read_selection(tmp_path / name) for name in ("older.json", "damaged.json", "absent.json")] == [None] * 3
 
 
 class FewStreets:

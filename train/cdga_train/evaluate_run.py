@@ -15,7 +15,7 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_train.data.spec import open_labelled
 from cdga_train.evaluate import evaluate
 
-__all__ = ["PROTOCOLS", "refuse_below", "refuse_unlabelled", "run_evaluate"]
+__all__ = ["PROTOCOLS", "refuse_below", "refuse_request", "run_evaluate"]
 
 PROTOCOLS: Final = ("deployed", "published")
 _ANY_SIZE_HW: Final = (64, 128)
@@ -50,13 +50,10 @@ def run_evaluate(
         on_incompatible: When no kept TensorRT engine fits a bundle: ``rebuild``, ``fallback`` or ``error``.
 
     Raises:
-        UsageError: No such protocol, or a model that cannot be scored so.
+        UsageError: A model that cannot be scored so.
         CdgaError: As `Segmenter`, `load_checkpoint` and `open_labelled` do.
     """
-    if protocol not in PROTOCOLS:
-        near = get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
-        raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
+    assert protocol in PROTOCOLS, protocol
     if not ((model / SUMS).is_file() or model.suffix == ".cdga"):
         if (backend, precision, on_incompatible) != ("auto", "fp32", "rebuild"):
             raise UsageError(
@@ -102,12 +99,17 @@ def _score_checkpoint(
     return scores, f"torch {chosen.type} {precision}"
 
 
-def refuse_unlabelled(data: str, split: str) -> None:
-    """Hold a command line's data against the disk before a model is looked for.
+def refuse_request(data: str, split: str, protocol: str) -> None:
+    """Refuse what can be refused before a model is looked for.
 
     Raises:
+        UsageError: No such protocol.
         CdgaError: As `open_labelled` does.
     """
+    if protocol not in PROTOCOLS:
+        near = get_close_matches(protocol, PROTOCOLS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
+        raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
     open_labelled(data, split, _ANY_SIZE_HW)
 
 

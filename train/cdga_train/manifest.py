@@ -12,7 +12,9 @@ from typing import Any, Final
 from cdga_sdk import __version__
 from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import InputError, ModelError, UsageError
-from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
+from cdga_sdk.hashes import file_sha256
+from cdga_train.checkpoint import find_checkpoint
+from cdga_train.config import IMAGENET, TrainConfig, config_as_dict, config_from_dict
 
 __all__ = ["MANIFEST", "read_run", "write_manifest"]
 
@@ -48,12 +50,20 @@ def write_manifest(folder: Path, config: TrainConfig) -> None:
         "packages": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "weights_sha256": before.get("weights_sha256") if before else _sha256_of(config.weights),
         "started": before.get("started", now),
         "resumed": [*before.get("resumed", []), {"at": now, "iters_before": before["config"]["iters"]}]
         if before
         else [],
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _sha256_of(weights: str | None) -> str | None:
+    """Of the file that the run begins with: which one a run's folder stands for may change."""
+    if weights is None or weights == IMAGENET:
+        return None
+    return file_sha256(find_checkpoint(Path(weights)))
 
 
 def _before(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cdga_sdk.errors import InputError
+from cdga_train.checkpoint import find_checkpoint
 from cdga_train.config import IMAGENET, OptimConfig, ScoreConfig, TrainConfig
 
 __all__ = ["ARMS", "FAMILIES", "PRESETS", "require_weights"]
@@ -400,9 +401,12 @@ def require_weights(config: TrainConfig) -> None:
     """Refuse a configuration whose published weights are not there, saying where a preset's come from.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or no run in the folder.
     """
-    if config.weights in {None, IMAGENET} or Path(config.weights).exists():
+    if config.weights in {None, IMAGENET} or Path(config.weights).is_file():
+        return
+    if Path(config.weights).is_dir():
+        find_checkpoint(Path(config.weights))
         return
     origin = _WEIGHTS_FROM.get(Path(config.weights).name)
     name_it = "name yours with weights=FILE, or train from a random start with weights=none"

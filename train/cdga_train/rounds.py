@@ -35,7 +35,7 @@ from cdga_train.manifest import write_manifest
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.processes import ALONE, Processes
 from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
-from cdga_train.selection import find_candidates, score_candidates, write_selection
+from cdga_train.selection import find_candidates, read_selection, score_candidates, write_selection
 from cdga_train.state import build_network, choose_device
 
 __all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "round_folders", "train_run"]
@@ -75,7 +75,7 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     last_round = round_folders(config, folder)[-1]
     checkpoint = load_newest(last_round)
     is_trained = checkpoint is not None and checkpoint.iteration >= config.iters
-    return is_trained and (not _is_choosing(config) or (last_round / SELECTION).is_file())
+    return is_trained and (not _is_choosing(config) or read_selection(last_round / SELECTION) is not None)
 
 
 def train_run(
@@ -137,7 +137,7 @@ def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: st
             on_progress=lambda progress: run.watcher.progress(folder.name, progress),
             on_note=run.watcher.note,
         )
-    if _is_choosing(run.config) and not (folder / SELECTION).is_file():
+    if _is_choosing(run.config) and read_selection(folder / SELECTION) is None:
         _choose(run, folder)
     run.processes.wait()
 

@@ -43,6 +43,7 @@ __all__ = [
     "find_candidates",
     "infomax",
     "infomax_gain",
+    "read_selection",
     "sampled_pixels",
     "score_candidates",
     "soft_neighbourhood_density",
@@ -314,6 +315,17 @@ def write_selection(path: Path, scores: Sequence[CandidateScores], rule: str = "
     }
     write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return chosen
+
+
+def read_selection(path: Path) -> list[CandidateScores] | None:
+    """The scores that a choice rested on; None where there is no such file, or one of a version with other scores."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        candidates = [CandidateScores(**{**one, "file": Path(one["file"])}) for one in record["candidates"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    has_all = all(one.keys() == CandidateScores.__annotations__.keys() for one in record["candidates"])
+    return candidates if has_all else None
 
 
 def _label_free(scores: Sequence[CandidateScores]) -> list[float]:

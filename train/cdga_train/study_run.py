@@ -49,7 +49,7 @@ from cdga_train.presets import require_weights
 from cdga_train.processes import ALONE
 from cdga_train.rounds import is_finished, round_folders
 from cdga_train.run import trained
-from cdga_train.selection import choose, find_candidates, score_candidates
+from cdga_train.selection import CandidateScores, choose, find_candidates, score_candidates
 from cdga_train.state import build_network, choose_device
 from cdga_train.study import (
     CheckpointScores,
@@ -353,7 +353,8 @@ def _choice(plan: _Plan, run: str, by_digest: Mapping[str, Path], cache: _Cache)
     own = _choice_of_run(files[-1].parents[1] / SELECTION)
     if own is not None:
         return own
-    key = hashlib.sha256("\n".join([*by_digest, plan.target.identity()]).encode()).hexdigest()
+    rests_on = [*by_digest, plan.target.identity(), *CandidateScores.__annotations__]
+    key = hashlib.sha256("\n".join(rests_on).encode()).hexdigest()
     if key not in cache.choices:
         device = choose_device(plan.configs[run].device)
         chosen = choose(score_candidates(files, plan.target, device=device))

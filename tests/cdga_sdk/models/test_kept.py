@@ -284,6 +284,7 @@ def test_a_mistake_is_told_before_anything_is_fetched(server: FileServer, cache:
         (("segment", "ried.mp4", "--model"), 3, "ried.mp4: no such file or folder\n"),
         (("evaluate", "--data", "streets:day", "--classes", "12"), 2, "unknown class set '12'"),
         (("evaluate", "--data", "camvid:absent"), 3, "absent"),
+        (("evaluate", "--data", "streets:day", "--protocol", "publshed"), 2, "did you mean 'published'?"),
     ):
         with start(server, *words, CITY.name) as process:
             err = process.communicate(timeout=60)[1]
