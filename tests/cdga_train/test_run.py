@@ -147,7 +147,7 @@ def test_resume_under_another_configuration(
         (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
         (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
         (["model=resnet"], 2, "unknown model 'resnet'"),
-        (["weights=absent.pt"], 3, "absent.pt: no such file"),
+        (["weights=absent.pt"], 3, "absent.pt: no such weights"),
         (["--source", "streets:dya"], 2, "did you mean 'day'?"),
         (["--target", "video:absent.mp4"], 3, "absent.mp4"),
         (["--source", "video:absent.mp4"], 3, "absent.mp4"),
