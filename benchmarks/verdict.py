@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def rows_of(study: Path) -> list[Record]:
     """A row for every run of a study."""
     record = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    return [_row(study, record["classes"], run) for run in record["runs"]]
+    return [_row(study, run) for run in record["runs"]]
 
 
-def _row(study: Path, classes: str, run: Mapping[str, Any]) -> Record:
+def _row(study: Path, run: Mapping[str, Any]) -> Record:
     folder = study / f"{run['arm']}-seed{run['seed']}"
     config = read_run(folder)
     candidates = read_selection(round_folders(config, folder)[-1] / SELECTION)
@@ -76,6 +76,7 @@ def _row(study: Path, classes: str, run: Mapping[str, Any]) -> Record:
     is_left = choose(candidates) is trained
     gain, error = trained.infomax_gain, trained.infomax_gain_error
     assert gain is not None, folder
+    classes = config.score.classes
     miou = {checkpoint["iteration"]: checkpoint["miou"][classes] for checkpoint in run["checkpoints"]}
     gained = miou[trained.iteration] - miou[given.iteration]
     return {
