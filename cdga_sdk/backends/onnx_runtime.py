@@ -75,7 +75,7 @@ class OnnxRuntimeBackend:
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
-        frames_NHWC = np.ascontiguousarray(frames_NHWC)
+        frames_NHWC = np.ascontiguousarray(frames_NHWC)  # so its memory is bound, and no copy that the runtime owns
         mask_NHW, conf_NHW = (np.empty(frames_NHWC.shape[:3], np.uint8) for _ in range(2))
         # Never shared between threads: one would have the other's frame.
         try:
