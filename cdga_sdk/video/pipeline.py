@@ -43,7 +43,7 @@ OnFrame = Callable[[SegResult], None]
 Quality = Literal["fast", "balanced", "high"]
 # Preset and constant quality of x264, chosen by benchmarks/encoder.py.
 _QUALITIES: Final[Mapping[Quality, tuple[str, int]]] = MappingProxyType(
-    {"fast": ("ultrafast", 20), "balanced": ("superfast", 20), "high": ("veryfast", 14)}
+    {"fast": ("ultrafast", 24), "balanced": ("ultrafast", 20), "high": ("veryfast", 14)}
 )
 
 
@@ -71,7 +71,7 @@ class VideoOptions:
     end_s: float | None = None
     max_frames: int | None = None
     crf: int = 20
-    preset: str = "superfast"
+    preset: str = "ultrafast"
     live: LiveMode = "freshest"
     reconnect_s: float = RECONNECT_S
     smooth: float | None = None
@@ -84,7 +84,7 @@ class VideoOptions:
 
 
 def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
-    """The same with the encoder set for ``fast`` (least of the CPU), ``balanced`` (the default) or ``high``."""
+    """The same with the encoder set for ``fast`` (coarser), ``balanced`` (the default) or ``high`` (finer, slower)."""
     preset, crf = _QUALITIES[quality]
     return replace(options, preset=preset, crf=crf)
 

@@ -6,6 +6,7 @@ plays up to its last keyframe even after a ``kill -9``. The whole file is a fast
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["VideoInfo", "VideoSink", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# The fastest presets do without: with it, their files are hardly larger than those of presets that take much longer
-# (benchmarks/encoder.py). Few frames, for those that the encoder holds are lost by a kill -9.
-_LOOKAHEAD: Final = "mbtree=1:rc-lookahead=5"
+# The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
+# hardly larger, and their pictures hardly worse, than those of presets that take much longer (benchmarks/encoder.py).
+# The tree looks at few frames, for those that the encoder holds are lost by a kill -9.
+_ALWAYS: Final = "no-deblock=0:cabac=1:mbtree=1:rc-lookahead=5"
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
@@ -50,7 +52,8 @@ class VideoSink(PartialVideo):
         rate: nominal frames per second; only a hint where the frame rate varies.
         time_base: seconds of one tick of ``pts``.
         crf: x264 quality, 0 (lossless) to 51.
-        preset: x264 speed, one of ``PRESETS``; all with a macroblock tree that looks five frames ahead.
+        preset: x264 speed, one of ``PRESETS``; all with the deblocking filter, CABAC and a macroblock tree that looks
+            five frames ahead, which the fastest do without in x264 itself.
 
     Raises:
         UsageError: a bad argument, or a folder that is missing or not writable.
@@ -71,7 +74,7 @@ class VideoSink(PartialVideo):
         rate: Fraction,
         time_base: Fraction,
         crf: int = 20,
-        preset: str = "superfast",
+        preset: str = "ultrafast",
     ) -> None:
         _check_arguments(Path(path), size_wh, rate, time_base, crf, preset)
         options = _FRAGMENTED | _tick_options(time_base)
@@ -80,7 +83,7 @@ class VideoSink(PartialVideo):
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.resized_frames = 0
         self._rate = rate
-        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _LOOKAHEAD}
+        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
         self._keyframe_pts = 0
         self._to_yuv, self._to_size = VideoReformatter(), VideoReformatter()
@@ -140,7 +143,10 @@ class VideoSink(PartialVideo):
         return np.ascontiguousarray(image_bgr)
 
     def _copy_to(self, whole: Path) -> None:
-        _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        copied = _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        if copied != self.frames_written:  # FFmpeg tells of no failed write in the last fragment
+            lost = self.frames_written - copied
+            raise OSError(errno.EIO, f"its last {lost} frames did not reach the disk")
 
 
 def _check_arguments(
@@ -165,9 +171,10 @@ def _tick_options(time_base: Fraction) -> dict[str, str]:
     return {"video_track_timescale": ticks_per_s, "movie_timescale": ticks_per_s}
 
 
-def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> None:
-    """Copy packets as they are; only their common offset changes, so that the first is shown at ``first_pts``."""
+def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> int:
+    """Copy packets as they are, count them; only their common offset changes, so that the first is at ``first_pts``."""
     options = {"movflags": "faststart"} | _tick_options(time_base)
+    copied = 0
     with (
         open_container(source) as reader,
         av.open(str(target.absolute()), "w", format="mp4", options=options) as writer,
@@ -184,6 +191,8 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> N
             packet.dts += shift
             packet.stream = copy
             writer.mux(packet)
+            copied += 1
+    return copied
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,6 +250,16 @@ def test_disk_full_while_writing(tmp_path: Path, full_disk_after: FullDisk) -> N
     assert len(decoded_until_broken(sink.path)) > 0
 
 
+def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> None:
+    """The last fragment is written when the encoder has nothing more; its loss is told of by counting."""
+    raises = pytest.raises(ResourceError, match=r"its last \d+ frames did not reach .* kept in out\.partial\.mp4")
+    with raises, full_disk_after(20_000), sink_at(tmp_path / "out.mp4", crf=1) as sink:
+        for tick in range(20):
+            sink.write(picture(tick), tick)
+        assert sink.path.stat().st_size < 20_000
+    assert names(tmp_path) == ["out.partial.mp4"]
+
+
 def test_disk_full_while_publishing(tmp_path: Path, full_disk_after: FullDisk) -> None:
     with sink_at(tmp_path / "out.mp4") as sink:
         for tick in range(30):
