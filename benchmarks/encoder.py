@@ -66,8 +66,10 @@ def write(images_bgr: Sequence[UInt8Array], path: Path, variant: str) -> None:
     if variant.endswith(PLAIN):
         write_plainly(images_bgr, path, {"preset": options.preset, "crf": str(options.crf), "bf": "0"})
         return
-    rate = {"rate": RATE, "time_base": 1 / RATE}
-    with VideoSink(path, size_wh=(width, height), **rate, crf=options.crf, preset=options.preset) as sink:
+    sink = VideoSink(
+        path, size_wh=(width, height), rate=RATE, time_base=1 / RATE, crf=options.crf, preset=options.preset
+    )
+    with sink:
         for tick, image_bgr in enumerate(images_bgr):
             sink.write(image_bgr, tick)
 

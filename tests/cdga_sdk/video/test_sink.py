@@ -138,7 +138,7 @@ def test_luma_is_bt709_limited() -> None:
     """Pure green by the equations of BT.709: Y = 16 + 219 * 0.7152 = 173; BT.601 would give 145."""
     sink = VideoSink("x.mp4", size_wh=(16, 16), rate=Fraction(25), time_base=TICK)
     sink._to_yuv = VideoReformatter()
-    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8), 0).to_ndarray()
+    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8)).to_ndarray()
     assert abs(int(yuv[:16].mean()) - 173) <= 1
 
 
