@@ -285,7 +285,8 @@ class Segmenter:
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
-            on_frame: Called with each result before it is written.
+            on_frame: Called with each result before it is written. What it changes in ``image_bgr`` need not be seen in
+                the overlay, which is drawn on the decoded picture where that can be.
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.

@@ -138,7 +138,7 @@ def test_luma_is_bt709_limited() -> None:
     """Pure green by the equations of BT.709: Y = 16 + 219 * 0.7152 = 173; BT.601 would give 145."""
     sink = VideoSink("x.mp4", size_wh=(16, 16), rate=Fraction(25), time_base=TICK)
     sink._to_yuv = VideoReformatter()
-    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8), 0).to_ndarray()
+    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8)).to_ndarray()
     assert abs(int(yuv[:16].mean()) - 173) <= 1
 
 
@@ -248,6 +248,16 @@ def test_disk_full_while_writing(tmp_path: Path, full_disk_after: FullDisk) -> N
     assert final.read_bytes() == b"the older file"
     assert names(tmp_path) == ["out.mp4", "out.partial.mp4"]
     assert len(decoded_until_broken(sink.path)) > 0
+
+
+def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> None:
+    """The last fragment is written when the encoder has nothing more; its loss is told of by counting."""
+    raises = pytest.raises(ResourceError, match=r"its last \d+ frames did not reach .* kept in out\.partial\.mp4")
+    with raises, full_disk_after(20_000), sink_at(tmp_path / "out.mp4", crf=1) as sink:
+        for tick in range(20):
+            sink.write(picture(tick), tick)
+        assert sink.path.stat().st_size < 20_000
+    assert names(tmp_path) == ["out.partial.mp4"]
 
 
 def test_disk_full_while_publishing(tmp_path: Path, full_disk_after: FullDisk) -> None:
