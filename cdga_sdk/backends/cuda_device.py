@@ -14,7 +14,7 @@ import numpy as np
 from cdga_sdk.errors import ResourceError
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["GpuFacts", "Graph", "PinnedBuffer", "Stream", "driver_version", "gpu_facts"]
+__all__ = ["CaptureLostError", "GpuFacts", "Graph", "PinnedBuffer", "Stream", "driver_version", "gpu_facts"]
 
 _INSTALL = "pip install 'cdga-sdk[trt]'"
 
@@ -61,6 +61,10 @@ def driver_version() -> str:
     return "unknown" if failed else text.value.decode(errors="replace")
 
 
+class CaptureLostError(ResourceError):
+    """What was being captured is lost, and may not be another time: calls of other threads can spoil a capture."""
+
+
 class Stream:
     """A queue of work on the GPU; what is put in runs in order.
 
@@ -95,19 +99,31 @@ class Stream:
         _call(self._runtime.cudaStreamSynchronize(self._stream), "the GPU failed")
 
     def capture(self, queue: Callable[[], None]) -> Any:
-        """A ``cudaGraph_t`` of what ``queue`` puts in, none of which runs; the caller destroys it."""
+        """A ``cudaGraph_t`` of what ``queue`` puts in, none of which runs; the caller destroys it.
+
+        Raises:
+            CaptureLostError: ``queue`` raised a ResourceError, or the GPU dropped what it captured.
+            ResourceError: The GPU captures nothing.
+        """
         # Of this thread alone: other threads may go on allocating memory meanwhile, which no capture allows its own.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _call(self._runtime.cudaStreamBeginCapture(self._stream, mode), "the GPU captures no work")
         try:
-            queue()
+            _call(self._runtime.cudaStreamBeginCapture(self._stream, mode), "the GPU captures no work")
+            return self._captured(queue)
         except BaseException:
-            status, graph = self._runtime.cudaStreamEndCapture(self._stream)  # else the stream runs nothing ever again
+            # Else the stream may run nothing ever again; where it does not capture, this is an error and does nothing.
+            status, graph = self._runtime.cudaStreamEndCapture(self._stream)
             if int(status) == 0:
                 self._runtime.cudaGraphDestroy(graph)
             self._runtime.cudaGetLastError()  # see `_call`
             raise
-        (graph,) = _call(self._runtime.cudaStreamEndCapture(self._stream), "the GPU dropped what it captured")
+
+    def _captured(self, queue: Callable[[], None]) -> Any:
+        try:
+            queue()
+            (graph,) = _call(self._runtime.cudaStreamEndCapture(self._stream), "the GPU dropped what it captured")
+        except ResourceError as error:
+            raise CaptureLostError(error.what, where=error.where, fix=error.fix) from error
         return graph
 
     def _copy(self, to: int, source: int, num_bytes: int, kind: object) -> None:
@@ -124,7 +140,8 @@ class Graph:
         queue: Called once; what it puts in is kept and does not run.
 
     Raises:
-        ResourceError: The GPU refuses, here and in `launch`; or what ``queue`` raises.
+        CaptureLostError: See `Stream.capture`.
+        ResourceError: The GPU refuses, here and in `launch`.
     """
 
     def __init__(self, stream: Stream, queue: Callable[[], None]) -> None:
@@ -185,6 +202,8 @@ def _call(answer: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     if int(status) != 0:
         runtime = _runtime()
         text = runtime.cudaGetErrorString(status)[1].decode(errors="replace")
-        runtime.cudaGetLastError()  # takes it off this thread, where TensorRT would find it and fail in its turn
+        # A precaution: it takes the failure off this thread, where TensorRT would find it and fail in its turn if it
+        # shares this runtime; the bindings may well have one of their own.
+        runtime.cudaGetLastError()
         raise ResourceError(f"{what} ({text})", fix="see whether nvidia-smi shows a GPU and its driver here")
     return tuple(values)

@@ -212,9 +212,12 @@ class TensorRtBackend:
         self._slots.first.wait()
 
     def close(self) -> None:
-        """Free the engine and all its memory, once no thread is here; closing twice is harmless."""
-        self._slots.close()
-        self._alive = ()
+        """Free the engine and all its memory, once no thread is here; closing twice is harmless.
+
+        What a thread does not leave within some seconds is not freed; see `Slots.close`.
+        """
+        if self._slots.close():
+            self._alive = ()
 
 
 def _limits(trt: Any, plan: Any) -> Limits:

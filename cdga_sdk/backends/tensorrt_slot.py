@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cdga_sdk.backends.cuda_device import Graph, PinnedBuffer, Stream
+from cdga_sdk.backends.cuda_device import CaptureLostError, Graph, PinnedBuffer, Stream
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import UInt8Array
 
@@ -22,6 +22,8 @@ __all__ = ["Limits", "Slot", "Slots"]
 
 _MAX_CAPTURES: Final = 4
 """Graphs that a slot makes in its life: where batches keep changing, each would be thrown away before it pays."""
+_LEAVE_S: Final = 5.0
+"""Seconds that threads have to leave their slots when all are to be freed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Slot:
     The batch that comes twice running is captured. The graph is taken once it has given, bit by bit, what plain
     launches gave for the same frames, and is dropped with the first other batch: TensorRT leaves undefined what the
     graph of a context does after the context was changed. Where the GPU or TensorRT refuses any of it, or the results
-    differ, launches are plain from then on.
+    differ, launches are plain from then on; a capture that is lost on the way is made again, a few times.
 
     Args:
         plan: TensorRT's engine, of which it makes a context of its own: one works in one stream at a time.
@@ -170,6 +172,9 @@ class Slot:
                 self._is_proven = True
             else:
                 self._give_up("the graph's results differ")
+        except CaptureLostError as error:  # another thread may have spoilt it; the next frame tries again
+            if not self._captures_left:
+                self._give_up(str(error))
         except ResourceError as error:
             self._give_up(str(error))
 
@@ -207,6 +212,7 @@ class Slots:
         self._all: list[Slot] = []
         self._free: list[Slot] = []
         self._changed = threading.Condition()
+        self._closing = threading.Lock()
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -241,7 +247,7 @@ class Slots:
                 if self._is_closed:
                     raise UsageError("this runtime is closed", fix="open a new one")
                 slot = self._free[-1]  # given back last, so its batch is set and its graph is made
-                del self._free[-1]  # in two steps: no interruption may lose it, or `close` waits for ever
+                del self._free[-1]  # in two steps: an interruption between them must not lose it
             yield slot
         finally:
             with self._changed:
@@ -249,11 +255,21 @@ class Slots:
                     self._free.append(slot)
                 self._changed.notify_all()
 
-    def close(self) -> None:
-        """Let nobody in any more, wait for those who are inside, and free all; closing twice is harmless."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._free) == len(self._all))
-            for slot in self._all:
+    def close(self) -> bool:
+        """Let nobody in any more, wait some seconds for those who are inside, and free what they left.
+
+        A slot that is not given back is left as it is, for whoever is in it may still come back. An interruption can
+        keep one from ever being given back. Closing twice is harmless, and frees what came back meanwhile.
+
+        Returns:
+            Whether all are freed.
+        """
+        with self._closing:  # who closes too returns when all is freed
+            with self._changed:
+                self._is_closed = True
+                self._changed.notify_all()
+                is_empty = self._changed.wait_for(lambda: len(self._free) == len(self._all), _LEAVE_S)
+                left = list(self._free)
+            for slot in left:  # may take long: who comes to wait is told meanwhile that all is closed
                 slot.close()
+        return is_empty

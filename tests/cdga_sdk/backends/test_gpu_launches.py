@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cdga_sdk.backends import tensorrt_slot
 from cdga_sdk.backends.choice import choose_backend
 from cdga_sdk.backends.engine_cache import EngineCache, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, key_for_this_gpu
@@ -98,8 +99,6 @@ def test_the_second_frame_is_captured_and_the_third_is_one_launch(
 REFUSED_BY_THE_GPU = "made to fail"
 FAILURES = {
     "cudaStreamBeginCapture": (1, REFUSED_BY_THE_GPU),
-    "captured execute_async_v3": (1, "could not run a batch"),
-    "cudaStreamEndCapture": (1, REFUSED_BY_THE_GPU),
     "cudaGraphInstantiateWithFlags": (1, REFUSED_BY_THE_GPU),
     "cudaGraphLaunch": (1, REFUSED_BY_THE_GPU),  # in the trial
     "cudaMemcpyAsync": (7, REFUSED_BY_THE_GPU),  # the trial's first: three a frame come before
@@ -119,13 +118,45 @@ def test_whatever_fails_launches_are_plain_from_then_on(
     (launches,) = backend.launches
     assert launches.startswith("plain (")
     assert why in launches
-    assert gpu.cudaGetLastError() == (0,)  # or TensorRT would find it
+    assert gpu.cudaGetLastError() == (0,)  # or TensorRT might find it
     assert not gpu.graphs
     assert not gpu.launchable
     gpu.calls.clear()
     assert all(is_right(backend, seed) for seed in range(2, 6))
     assert gpu.counts(*CAPTURE, "cudaGraphLaunch") == [0, 0, 0, 0, 0]
     assert backend.launches == (launches,)
+
+
+LOST = pytest.mark.parametrize("call", ["captured execute_async_v3", "cudaStreamEndCapture"])
+
+
+@LOST
+def test_a_capture_that_is_lost_is_made_with_the_next_frame(
+    gpu: FakeGpu, opened: Callable[..., TensorRtBackend], call: str
+) -> None:
+    gpu.fail_at = {call: 1}
+    backend = opened()
+    assert [is_right(backend, seed) for seed in range(2)] == [True, True]
+    assert backend.launches == ("plain",)
+    assert gpu.cudaGetLastError() == (0,)
+    assert is_right(backend, 2)
+    assert backend.launches == ("graph",)
+    assert is_right(backend, 3)
+
+
+@LOST
+def test_captures_that_are_lost_again_and_again_are_given_up(
+    gpu: FakeGpu, opened: Callable[..., TensorRtBackend], call: str
+) -> None:
+    gpu.fail_at, gpu.for_good = {call: 1}, True
+    backend = opened()
+    assert all(is_right(backend, seed) for seed in range(9))
+    assert gpu.counts("cudaStreamBeginCapture") == [4]
+    (launches,) = backend.launches
+    assert launches.startswith("plain (")
+    assert ("could not run a batch" if "execute" in call else REFUSED_BY_THE_GPU) in launches
+    assert gpu.cudaGetLastError() == (0,)
+    assert not gpu.graphs
 
 
 @pytest.mark.parametrize("number", [2, 3, 5])
@@ -169,6 +200,26 @@ def test_an_interrupted_capture_leaves_all_in_order(
         is_right(backend, 1)
     assert gpu.leaks().keys() == {"memory", "streams", "contexts"}
     monkeypatch.setattr(Context, "execute_async_v3", as_it_is)
+    assert all(is_right(backend, seed) for seed in range(2, 6))
+    assert backend.launches == ("graph",)
+
+
+def test_an_interruption_at_the_very_start_of_a_capture_leaves_all_in_order(
+    gpu: FakeGpu, opened: Callable[..., TensorRtBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = opened()
+    assert is_right(backend, 0)
+    as_it_is = gpu.cudaStreamBeginCapture
+
+    def interrupted(stream: int, mode: str) -> None:
+        as_it_is(stream, mode)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "cudaStreamBeginCapture", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            is_right(backend, 1)
+    assert gpu.leaks().keys() == {"memory", "streams", "contexts"}
     assert all(is_right(backend, seed) for seed in range(2, 6))
     assert backend.launches == ("graph",)
 
@@ -407,6 +458,52 @@ def test_closing_waits_for_who_is_inside_and_turns_away_who_waits(
     assert gpu.leaks() == {}
     with pytest.raises(UsageError, match="this runtime is closed"):
         backend.infer(frames(0))
+
+
+def test_closing_does_not_wait_for_ever_for_a_slot_that_is_not_given_back(
+    gpu: FakeGpu, opened: Callable[..., TensorRtBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_slot, "_LEAVE_S", 0.2)
+    backend = opened(throughput=True)
+    assert all(is_right(backend, seed) for seed in range(3))
+    taken = backend._slots.taken()
+    slot = taken.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(backend.close).result(STUCK_S)
+    assert gpu.leaks() == {"memory": 6, "streams": 1, "contexts": 1, "launchable": 1}
+    slot.enqueue(1)  # whoever is in it works on
+    slot.wait()
+    with pytest.raises(UsageError, match="this runtime is closed"):
+        backend.infer(frames(0))
+    taken.__exit__(None, None, None)
+    backend.close()
+    assert gpu.leaks() == {}
+
+
+def test_who_comes_while_all_is_freed_is_turned_away_at_once(
+    gpu: FakeGpu, opened: Callable[..., TensorRtBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = opened()
+    assert is_right(backend, 0)
+    as_it_is = gpu.cudaStreamSynchronize
+    freeing, may_go = threading.Event(), threading.Event()
+
+    def slow(stream: int) -> Any:
+        freeing.set()
+        assert may_go.wait(STUCK_S)
+        return as_it_is(stream)
+
+    monkeypatch.setattr(gpu, "cudaStreamSynchronize", slow)
+    with ThreadPoolExecutor(2) as pool:
+        closing = pool.submit(backend.close)
+        try:
+            assert freeing.wait(STUCK_S)
+            with pytest.raises(UsageError, match="this runtime is closed"):
+                pool.submit(backend.infer, frames(1)).result(2)
+            assert not closing.done()
+        finally:
+            may_go.set()
+        closing.result(STUCK_S)
 
 
 def test_closing_after_a_failure_of_the_gpu_frees_all(gpu: FakeGpu, opened: Callable[..., TensorRtBackend]) -> None:
