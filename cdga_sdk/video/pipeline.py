@@ -185,8 +185,14 @@ def segment_video(
     options: VideoOptions,
     video_path: Path | None = None,
     on_frame: OnFrame | None = None,
+    may_paint: bool = True,
 ) -> RunSummary:
-    """Segment a video or a live source into ``folder``; see `Segmenter.process_video`."""
+    """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
+
+    Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
+    callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
+    picture, where that can be, is faster.
+    """
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
@@ -201,10 +207,12 @@ def segment_video(
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
             outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
+        is_painted = on_frame is not None and may_paint
 
         def write(made: Made) -> None:
+            picture = None if is_painted else made.picture
             name = f"{_stem(frames)}_{made.result.frame:06d}"
-            outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts, picture=made.picture)
+            outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts, picture=picture)
 
         at_once = outputs.frames_at_once
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:

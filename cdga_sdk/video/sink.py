@@ -55,7 +55,8 @@ class VideoSink(PartialVideo):
         crf: x264 quality, 0 (lossless) to 51.
         preset: x264 speed, one of ``PRESETS``; all with the deblocking filter, CABAC and a macroblock tree that looks
             five frames ahead, which the fastest do without in x264 itself.
-        tags: colours of the file: those of the pictures that are to be written as they are, with limited range.
+        tags: colours of the file: those of the pictures that are to be written as they are. The range is limited or
+            not said, the matrix BT.601's, BT.709's or not said, and nothing is of a reserved value.
 
     Raises:
         UsageError: a bad argument, or a folder that is missing or not writable.
@@ -80,7 +81,7 @@ class VideoSink(PartialVideo):
         preset: str = "ultrafast",
         tags: ColorTags = BT709,
     ) -> None:
-        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset)
+        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags)
         options = _FRAGMENTED | _tick_options(time_base)
         super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
         self.size_wh = size_wh
@@ -177,7 +178,7 @@ class VideoSink(PartialVideo):
 
 
 def _check_arguments(
-    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str
+    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str, tags: ColorTags
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
@@ -186,6 +187,7 @@ def _check_arguments(
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
         (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
         (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
+        (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),
     )
     for is_wrong, message in wrong:
         if is_wrong:

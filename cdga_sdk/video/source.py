@@ -243,7 +243,8 @@ class Frame:
         pts: presentation time in ticks of ``time_base``, strictly increasing over a source.
         time_base: seconds of one tick.
         is_corrupt: the decoder or the container marks it as damaged or concealed.
-        picture: as it was decoded, where an overlay can be drawn on that; keeps the decoder's memory.
+        picture: as it was decoded, where an overlay can be drawn on that; keeps the decoder's memory, so that copies
+            and pickles are without it.
     """
 
     image_bgr: NDArray[np.uint8]
@@ -252,6 +253,9 @@ class Frame:
     time_base: Fraction
     is_corrupt: bool = False
     picture: Picture | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"picture": None}
 
     @property
     def time_s(self) -> float:
@@ -432,6 +436,7 @@ class VideoSource:
         average_rate: frames per second, as the container gives it (25 where it is silent).
         time_base: seconds of one tick of ``pts``.
         codec: name of the decoder, such as ``h264``.
+        overlay_tags: colours to write an overlay in: those of the first frame's ``picture``, BT.709 where it has none.
         num_frames_hint: frames that the container claims, by its duration where it has no count; may be wrong.
     """
 
@@ -491,6 +496,8 @@ class VideoSource:
         self._first = self._first_frame()
         self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
+        picture = self._upright.picture(self._first)
+        self.overlay_tags: ColorTags = BT709 if picture is None else picture.tags
 
     def _claimed_frames(self, decoder: _Decoder) -> int | None:
         if decoder.stream.frames:
@@ -513,12 +520,6 @@ class VideoSource:
         """Width and height of the first frame, upright."""
         height, width = self._shape_hw
         return width, height
-
-    @property
-    def overlay_tags(self) -> ColorTags:
-        """Colours to write an overlay in: those of the first frame's ``picture``, BT.709 where it has none."""
-        picture = self._upright.picture(self._first)
-        return BT709 if picture is None else picture.tags
 
     @property
     def rotation_degrees(self) -> int:

@@ -58,6 +58,12 @@ class ColorTags:
         """The matrix is BT.709's; otherwise BT.601's, said or not."""
         return self.matrix == _BT709
 
+    @property
+    def can_be_written(self) -> bool:
+        """An overlay may have these colours: the range is not full, the matrix is known, and no value is reserved."""
+        is_reserved = bool({self.primaries, self.transfer} & _RESERVED)
+        return self.matrix in _RED_BLUE and self.range != ColorRange.JPEG and not is_reserved
+
 
 BT709: Final = ColorTags(matrix=_BT709, range=ColorRange.MPEG, primaries=ColorPrimaries.BT709, transfer=ColorTrc.BT709)
 
@@ -91,9 +97,7 @@ def picture_of(frame: VideoFrame) -> Picture | None:
     is_known = (
         frame.format.name == _FORMAT
         and frame.width % 2 == frame.height % 2 == 0
-        and tags.matrix in _RED_BLUE
-        and tags.range != ColorRange.JPEG
-        and not {tags.primaries, tags.transfer} & _RESERVED
+        and tags.can_be_written
         and all(plane.line_size > 0 for plane in frame.planes)  # upside down otherwise
     )
     return Picture(frame=frame, tags=tags) if is_known else None

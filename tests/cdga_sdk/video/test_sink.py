@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from cdga_sdk.errors import InputError, ResourceError, UsageError
 from cdga_sdk.video.sink import VideoInfo, VideoSink, probe
 from cdga_sdk.video.source import VideoSource
+from cdga_sdk.video.yuv_overlay import BT709
 
 Clip = Callable[..., Path]
 Image = NDArray[np.uint8]
@@ -321,6 +323,9 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
         ({"preset": "warp"}, "preset"),
+        ({"tags": replace(BT709, range=ColorRange.JPEG)}, "wanted limited range"),
+        ({"tags": replace(BT709, matrix=9)}, "matrix"),
+        ({"tags": replace(BT709, primaries=0)}, "reserved"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

@@ -17,6 +17,7 @@ from cdga_sdk.labels import CITYSCAPES_PALETTE_RGB
 from cdga_sdk.opencv import cv2
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
+from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions, segment_video
 from cdga_sdk.video.sink import VideoSink
@@ -178,7 +179,7 @@ def segment(
     """The overlay as a player shows it, and the results."""
     results: list[SegResult] = []
     options = VideoOptions(crf=4, alpha=alpha)
-    segment_video(segmenter, path, folder, save=("video",), options=options, on_frame=results.append)
+    segment_video(segmenter, path, folder, save=("video",), options=options, on_frame=results.append, may_paint=False)
     return [frame.image_bgr for frame in frames_of(folder / "overlay.mp4")], results
 
 
@@ -254,6 +255,51 @@ def test_another_size_in_midstream_takes_the_file_s(segmenter: Segmenter, encode
     for image, result in zip(shown[3:], results[3:], strict=True):
         smaller = np.asarray(cv2.resize(image, (64, 32), interpolation=cv2.INTER_AREA), np.uint8)
         assert np.median(differences(smaller, result.plot())) <= 2
+
+
+def blacken(result: SegResult) -> None:
+    """What a caller may do to faces."""
+    result.image_bgr[:, :64] = 0
+
+
+PAINTED = pytest.mark.parametrize(
+    ("tags", "pix_fmt"),
+    [(UNSPECIFIED, "yuv420p"), (BT601, "yuv420p"), (BT709, "yuv420p"), (BT709, "yuv420p10le")],
+    ids=["unspecified", "bt601", "bt709", "10-bit"],
+)
+
+
+@PAINTED
+def test_what_a_callback_paints_is_in_the_overlay_of_every_file(
+    segmenter: Segmenter, encoded: Clip, tmp_path: Path, tags: ColorTags, pix_fmt: str
+) -> None:
+    path, options = encoded(tags, pix_fmt=pix_fmt), VideoOptions(crf=4, alpha=0)
+    segmenter.process_video(path, tmp_path / "run", save=("video",), options=options, on_frame=blacken)
+    assert tags_of(tmp_path / "run/overlay.mp4") == {tags}
+    for shown, frame in zip(frames_of(tmp_path / "run/overlay.mp4"), frames_of(path), strict=True):
+        assert shown.image_bgr[:, :56].max() < 16 < frame.image_bgr[:, :56].min()
+        assert np.median(differences(shown.image_bgr[:, 72:], frame.image_bgr[:, 72:])) <= 2
+
+
+def test_the_command_line_and_calls_without_a_callback_draw_on_the_decoded_planes(
+    segmenter: Segmenter, encoded: Clip, tmp_path: Path
+) -> None:
+    path, options = encoded(BT601), VideoOptions(alpha=0)
+    segmenter.process_video(path, tmp_path / "plain", save=("video",), options=options)
+    segmenter.process_video(path, tmp_path / "called", save=("video",), options=options, on_frame=lambda result: None)
+    request = SegmentRequest(
+        sources=(str(path),),
+        output=tmp_path / "command",
+        save=("video",),
+        project=tmp_path,
+        name=None,
+        exist_ok=False,
+        options=options,
+        quiet=True,
+    )
+    run_segment(segmenter, request, plan_work(request))
+    plain, called, command = ((tmp_path / name / "overlay.mp4").read_bytes() for name in ("plain", "called", "command"))
+    assert plain == command != called
 
 
 def test_a_sink_takes_pictures_of_its_own_size_and_colours(encoded: Clip, tmp_path: Path) -> None:
