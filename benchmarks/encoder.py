@@ -1,8 +1,9 @@
 """Which x264 preset an overlay should be written with: time, cores, bytes and fidelity of each, side by side.
 
 A bundle segments the first frames of a clip once; the overlays are then written with every preset at the same constant
-quality: as ``cdga segment`` writes them, where a macroblock tree that looks five frames ahead is on for every preset,
-and plain, as x264 has them. Fidelity is the mean PSNR of what can be read back, in decibels::
+quality: as ``cdga segment`` writes them, where the deblocking filter, CABAC and a macroblock tree that looks five
+frames ahead are on for every preset, and plain, as x264 has them; and as ``--quality fast`` and ``high`` have them,
+each at a constant quality of its own. Fidelity is the mean PSNR of what can be read back, in decibels::
 
     python -m benchmarks.encoder --model city.cdga --video ride.mp4 --json benchmarks/results/encoder.json
 
@@ -16,10 +17,11 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import av
@@ -33,7 +35,7 @@ from cdga_sdk import Segmenter
 from cdga_sdk.atomic import write_text
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
-from cdga_sdk.video.pipeline import VideoOptions
+from cdga_sdk.video.pipeline import VideoOptions, of_quality
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import VideoSource
 
@@ -41,7 +43,11 @@ BASE: Final = VideoOptions().preset
 AGAIN: Final = f"{BASE} again"
 PLAIN: Final = ", plain"
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "medium")
-VARIANTS: Final = (*(preset + PLAIN for preset in PRESETS), *PRESETS)
+OPTIONS: Final[Mapping[str, VideoOptions]] = MappingProxyType(
+    {preset: VideoOptions(preset=preset) for preset in PRESETS}
+    | {"--quality fast": of_quality(VideoOptions(), "fast"), "--quality high": of_quality(VideoOptions(), "high")}
+)
+VARIANTS: Final = (*(preset + PLAIN for preset in PRESETS), *OPTIONS)
 SIZES_WH: Final = ((960, 540), (1920, 1080))
 RATE: Final = Fraction(25)
 
@@ -54,13 +60,16 @@ def overlays(model: Path, video: Path, frames: int, size_wh: tuple[int, int]) ->
 
 
 def write(images_bgr: Sequence[UInt8Array], path: Path, variant: str) -> None:
-    """One H.264 video, with the product's constant quality."""
+    """One H.264 video: the product's own, or plain."""
     height, width = images_bgr[0].shape[:2]
-    preset, crf = variant.removesuffix(PLAIN), VideoOptions().crf
+    options = OPTIONS[variant.removesuffix(PLAIN)]
     if variant.endswith(PLAIN):
-        write_plainly(images_bgr, path, {"preset": preset, "crf": str(crf), "bf": "0"})
+        write_plainly(images_bgr, path, {"preset": options.preset, "crf": str(options.crf), "bf": "0"})
         return
-    with VideoSink(path, size_wh=(width, height), rate=RATE, time_base=1 / RATE, crf=crf, preset=preset) as sink:
+    sink = VideoSink(
+        path, size_wh=(width, height), rate=RATE, time_base=1 / RATE, crf=options.crf, preset=options.preset
+    )
+    with sink:
         for tick, image_bgr in enumerate(images_bgr):
             sink.write(image_bgr, tick)
 
@@ -118,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = ["--model", options.model.name, "--video", options.video.name]
         for name in ("frames", "rounds"):
             command += [f"--{name}", str(getattr(options, name))]
+        crf = VideoOptions().crf
         report = {
-            "what": f"overlays by x264 at crf {VideoOptions().crf}, no B-frames; CPU time over the preset {BASE}'s",
+            "what": f"overlays by x264, no B-frames, at crf {crf} (--quality: its own); CPU time over {BASE}'s",
             **environment("benchmarks.encoder", [*command, "--json", "PATH"], ("av",), torch.device("cpu")),
             "sizes": sizes,
         }

@@ -78,7 +78,7 @@ TrtRtx = Annotated[
 ]
 QualityName = Annotated[
     Literal["fast", "balanced", "high"],
-    typer.Option(help="Of the video: fast takes least of the CPU, high keeps every detail; both make larger files."),
+    typer.Option(help="Of the video: fast is coarser and takes least of the CPU, high keeps detail in a larger file."),
 ]
 Live = Annotated[
     Literal["freshest", "every-frame"],

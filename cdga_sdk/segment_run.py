@@ -178,6 +178,7 @@ def _run(
                 options=request.options,
                 video_path=video_path,
                 on_frame=on_frame,
+                may_paint=False,
             )
         else:
             summary = segment_images(

@@ -285,7 +285,9 @@ class Segmenter:
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
-            on_frame: Called with each result before it is written.
+            on_frame: Called with each result before it is written. What it changes in ``image_bgr``, such as faces that
+                it blurs, is seen in the overlay, which is drawn on that then. Without it the overlay is drawn on the
+                decoded picture where that can be, which is faster.
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.

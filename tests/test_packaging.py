@@ -56,6 +56,13 @@ def test_tensorrt_10_and_11_are_allowed() -> None:
     assert not tensorrt.specifier.contains("9.3.0")
 
 
+def test_pyav_has_what_is_imported_of_it() -> None:
+    """``ColorPrimaries`` and ``ColorTrc`` came with 17.0.0."""
+    (pyav,) = [Requirement(text) for text in PROJECT["dependencies"] if Requirement(text).name == "av"]
+    assert not pyav.specifier.contains("16.1.0")
+    assert pyav.specifier.contains("17.0.0")
+
+
 # --- images
 
 

@@ -159,7 +159,7 @@ def _tensorrt(wanted: _Wanted) -> Backend | str:
     from cdga_sdk.backends.tensorrt_engine import open_kept, open_tensorrt
 
     if wanted.backend == "auto":
-        return open_kept(wanted.model_bytes)
+        return open_kept(wanted.model_bytes, throughput=wanted.throughput)
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -172,6 +172,7 @@ def _tensorrt(wanted: _Wanted) -> Backend | str:
         precision=wanted.precision,
         on_incompatible=wanted.on_incompatible,
         say=say,
+        throughput=wanted.throughput,
     )
     return opened or said[-1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
@@ -33,6 +35,10 @@ def cuda_driver_present() -> bool:
 class OnnxRuntimeBackend:
     """Runs a bundle's ONNX graph as it is typed. One session may be called from many threads.
 
+    What goes in and comes out is bound to the caller's own arrays: with CUDA one copy each way, and what is returned
+    keeps none of the runtime's memory. CUDA graphs are left off: they want every operator on the GPU, inputs and
+    outputs at fixed places there, and one call at a time. docs/decisions/0020-gpu-launches.md
+
     Raises:
         ResourceError: CUDA was asked for and the session came up without it.
         ModelError: The graph cannot be loaded.
@@ -59,14 +65,35 @@ class OnnxRuntimeBackend:
             )
         session = self._session
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
+        types = {tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())}
+        if types != {"tensor(uint8)"}:
+            raise ModelError(f"the graph's tensors are {one_line(sorted(types))}, wanted uint8", fix="export it again")
+        self._idle: list[Any] = []  # append and pop are atomic
         self.name = f"onnxruntime {device} {precision}"
         self.frames_at_once = 1
         self.gives_logits = False
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
-        mask, conf = self._session.run(["mask", "conf"], {"frame": frames_NHWC})
-        return Known(np.asarray(mask), np.asarray(conf))
+        frames_NHWC = np.ascontiguousarray(frames_NHWC)  # so its memory is bound, and no copy that the runtime owns
+        mask_NHW, conf_NHW = (np.empty(frames_NHWC.shape[:3], np.uint8) for _ in range(2))
+        # Never shared between threads: one would have the other's frame.
+        try:
+            binding = self._idle.pop()
+        except IndexError:
+            binding = self._session.io_binding()
+        value_of = onnxruntime.OrtValue.ortvalue_from_numpy  # on the CPU the array's own memory
+        values = {"frame": value_of(frames_NHWC), "mask": value_of(mask_NHW), "conf": value_of(conf_NHW)}
+        binding.bind_ortvalue_input("frame", values["frame"])
+        for name in ("mask", "conf"):
+            binding.bind_ortvalue_output(name, values[name])
+        binding.synchronize_inputs()  # of CUDA: binding was the copy to the GPU
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        binding.clear_binding_inputs()  # else it keeps the caller's arrays
+        binding.clear_binding_outputs()
+        self._idle.append(binding)
+        return Known(mask_NHW, conf_NHW)
 
     def close(self) -> None:
         """Nothing to do: the session goes with this object."""

@@ -1,24 +1,24 @@
 """TensorRT and TensorRT for RTX on the GPU, from engines of our own cache alone.
 
-Nothing is allocated per frame but what is returned: memory on both sides and one stream are made once.
+Nothing is allocated per frame but what is returned: memory on both sides and streams are made once.
+docs/decisions/0020-gpu-launches.md
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.backends.choice import OnIncompatible
-from cdga_sdk.backends.cuda_device import PinnedBuffer, Stream
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, import_product, key_for_this_gpu
+from cdga_sdk.backends.tensorrt_slot import Limits, Slot, Slots
 from cdga_sdk.errors import CdgaError, ModelError, ResourceError, one_line
 from cdga_sdk.machine import NO_DRIVER, cuda_driver
 from cdga_sdk.prediction import Known
@@ -26,9 +26,20 @@ from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["TensorRtBackend", "open_kept", "open_tensorrt", "split_batch", "wanted_key"]
 
+_WHY_NO_GRAPH: Final = {
+    # A graph would keep the kernels of its first frames, which TensorRT for RTX replaces by better ones later.
+    "tensorrt_rtx": "TensorRT for RTX changes its kernels while it runs",
+}
+
 
 def open_tensorrt(
-    model_bytes: bytes, *, product: str, precision: str, on_incompatible: OnIncompatible, say: Callable[[str], None]
+    model_bytes: bytes,
+    *,
+    product: str,
+    precision: str,
+    on_incompatible: OnIncompatible,
+    say: Callable[[str], None],
+    throughput: bool = False,
 ) -> TensorRtBackend | None:
     """The engine of this graph for this GPU, from the cache or built now, which takes minutes.
 
@@ -40,6 +51,7 @@ def open_tensorrt(
         precision: That of the graph.
         on_incompatible: See `EngineCache.obtain`; ``fallback`` also passes over a missing GPU or library.
         say: Takes the lines that tell what happens.
+        throughput: See `TensorRtBackend`.
 
     Returns:
         The backend, or None when another runtime is to be taken.
@@ -55,7 +67,7 @@ def open_tensorrt(
         key = wanted_key(here, [s.key for s in cache.sidecars()])
         build = partial(build_plan, model_bytes, key, say=say)
         engine = cache.obtain(key, build, on_incompatible=on_incompatible, say=say)
-        return None if engine is None else TensorRtBackend(engine)
+        return None if engine is None else TensorRtBackend(engine, throughput=throughput)
     except ResourceError as error:
         if on_incompatible != "fallback":
             raise
@@ -63,8 +75,12 @@ def open_tensorrt(
         return None
 
 
-def open_kept(model_bytes: bytes) -> TensorRtBackend | str:
+def open_kept(model_bytes: bytes, *, throughput: bool = False) -> TensorRtBackend | str:
     """The backend of an engine of this very graph that is kept and fits this GPU; builds and says nothing.
+
+    Args:
+        model_bytes: The ONNX file, verified.
+        throughput: See `TensorRtBackend`.
 
     Returns:
         The backend, or in one line why there is none.
@@ -80,7 +96,7 @@ def open_kept(model_bytes: bytes) -> TensorRtBackend | str:
             here = key_for_this_gpu(sha256, precision=precision, product=product, flags=BuildFlags())
             found = cache.find(wanted_key(here, kept))
             if isinstance(found, VerifiedEngine):
-                return TensorRtBackend(found)
+                return TensorRtBackend(found, throughput=throughput)
             why = f"no kept engine fits: {found}"
     except CdgaError as error:  # no GPU, no library, a cache that is not ours: another runtime serves
         return str(error)
@@ -116,103 +132,96 @@ def split_batch(num_frames: int, lowest: int, highest: int) -> Iterator[tuple[sl
 
 
 class TensorRtBackend:
-    """Runs an engine; see `Backend`. Calls from several threads take turns.
+    """Runs an engine; see `Backend`. Calls from more threads than `frames_at_once` take turns.
 
     Args:
         engine: As the cache hands it out. Bytes from elsewhere are never deserialised: they would be run.
+        throughput: Two frames at a time, one's copies during the other's network; takes the GPU's memory for
+            activations twice. Where that is not to be had, one at a time.
+        graphs: Whether launches may be captured; see `launches`.
 
     Raises:
         ResourceError: The library, the GPU or its memory is missing.
         ModelError: TensorRT refuses the engine.
     """
 
-    def __init__(self, engine: VerifiedEngine) -> None:
+    def __init__(self, engine: VerifiedEngine, *, throughput: bool = False, graphs: bool = True) -> None:
         key = engine.sidecar.key
         self.name = f"{key.product} cuda {key.precision}"
-        self.frames_at_once = 1
         self.gives_logits = False
-        self._lock = threading.Lock()
-        self._held = ExitStack()
-        self._context: Any = None
+        self._slots = Slots()
         self._alive: tuple[Any, ...] = ()
-        self._buffers: dict[str, PinnedBuffer] = {}
+        self._why_plain = _WHY_NO_GRAPH.get(key.product, "") if graphs else "not asked for"
         try:
-            self._open(import_product(key.product), engine)
+            self._open(import_product(key.product), engine, num_slots=2 if throughput else 1)
         except BaseException:
             self.close()
             raise
+        self.frames_at_once = len(self._slots)
 
-    def _open(self, trt: Any, engine: VerifiedEngine) -> None:
+    def _open(self, trt: Any, engine: VerifiedEngine, num_slots: int) -> None:
         log = trt.Logger(trt.Logger.ERROR)
         runtime = trt.Runtime(log)
         if engine.sidecar.version_compatible:  # such a plan brings the runtime's code with it; it is of our own making
             runtime.engine_host_code_allowed = True
         plan = runtime.deserialize_cuda_engine(engine.data)
-        context = None if plan is None else plan.create_execution_context()
-        if plan is None or context is None:
+        if plan is None:
             raise ModelError(
                 f"{engine.sidecar.product} {engine.sidecar.version} refuses the engine, or the GPU has no memory left",
                 fix="free memory on the GPU, or use --backend onnxruntime",
             )
-        self._context, self._alive = context, (log, runtime, plan)
-        self._lowest, self._highest, self._size = _profile(trt, plan)
-        self._stream = Stream(self._held)
-        height, width = self._size
-        pixels = self._highest * height * width
-        sizes = {"frame": 3 * pixels, "mask": pixels, "conf": pixels}
-        self._buffers = {name: PinnedBuffer(size, self._held) for name, size in sizes.items()}
-        for name, buffer in self._buffers.items():
-            if not context.set_tensor_address(name, buffer.device):
-                raise ModelError(f"TensorRT takes no memory for {name}")
+        self._alive = (log, runtime, plan)
+        self._limits = _limits(trt, plan)
+        self._slots.add(Slot(plan, self._limits, why_plain=self._why_plain))
+        with suppress(ResourceError):  # no memory for another; what is there serves
+            while len(self._slots) < num_slots:
+                self._slots.add(Slot(plan, self._limits, why_plain=self._why_plain))
+
+    @property
+    def launches(self) -> tuple[str, ...]:
+        """How the network gets onto the GPU, of each frame that is computed at a time.
+
+        ``graph``: by one launch. ``plain``: one by one, until a batch of the same size comes again. ``plain (why)``:
+        one by one for good.
+        """
+        return self._slots.launches
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
         num_frames, *size, _ = frames_NHWC.shape
-        assert tuple(size) == self._size, f"frames are {size}, the engine takes {self._size}"
+        limits = self._limits
+        assert tuple(size) == limits.size_hw, f"frames are {size}, the engine takes {limits.size_hw}"
         mask_NHW, conf_NHW = (np.empty(frames_NHWC.shape[:3], np.uint8) for _ in range(2))
-        with self._lock:
-            for part, batch in split_batch(num_frames, self._lowest, self._highest):
-                self._run(frames_NHWC[part], batch, mask_NHW[part], conf_NHW[part])
+        with self._slots.taken() as slot:
+            for part, batch in split_batch(num_frames, limits.lowest, limits.highest):
+                slot.run(frames_NHWC[part], batch, mask_NHW[part], conf_NHW[part])
         return Known(mask_NHW, conf_NHW)
 
-    def _run(self, frames_NHWC: UInt8Array, batch: int, mask_NHW: UInt8Array, conf_NHW: UInt8Array) -> None:
-        """Run one part, and fill ``mask_NHW`` and ``conf_NHW``."""
-        frame, stream = self._buffers["frame"], self._stream
-        frame.host[: frames_NHWC.size].reshape(frames_NHWC.shape)[:] = frames_NHWC
-        stream.upload(frame, frames_NHWC.size)
-        self.enqueue(batch)
-        for name, out in (("mask", mask_NHW), ("conf", conf_NHW)):
-            stream.download(self._buffers[name], out.size)
-        stream.wait()
-        for name, out in (("mask", mask_NHW), ("conf", conf_NHW)):
-            out[:] = self._buffers[name].host[: out.size].reshape(out.shape)
-
     def enqueue(self, batch: int) -> None:
-        """Queue the network on what was uploaded last, without copies; `wait` ends it. For measuring.
+        """Queue the network on what was uploaded last, without copies; `wait` ends it.
+
+        For measuring, while no other thread is here.
 
         Raises:
             ResourceError: The GPU refuses.
         """
-        context = self._context
-        if not (
-            context.set_input_shape("frame", (batch, *self._size, 3)) and context.execute_async_v3(self._stream.handle)
-        ):
-            raise ResourceError(f"TensorRT could not run a batch of {batch}", fix="use --backend onnxruntime")
+        self._slots.first.enqueue(batch)
 
     def wait(self) -> None:
-        """Return when the GPU has done all that was queued."""
-        self._stream.wait()
+        """Return when the GPU has done all that `enqueue` queued."""
+        self._slots.first.wait()
 
     def close(self) -> None:
-        """Free the engine and all its memory; closing twice is harmless."""
-        with self._lock:
-            self._context, self._alive = None, ()
-            self._buffers = {}  # whose views of memory must not outlive it
-            self._held.close()
+        """Free the engine and all its memory, once no thread is here; closing twice is harmless.
+
+        What a thread does not leave within some seconds is not freed; see `Slots.close`.
+        """
+        if self._slots.close():
+            self._alive = ()
 
 
-def _profile(trt: Any, plan: Any) -> tuple[int, int, tuple[int, int]]:
-    """Smallest and largest batch, height and width that an engine takes; its tensors are a bundle's."""
+def _limits(trt: Any, plan: Any) -> Limits:
+    """What an engine takes; its tensors are a bundle's."""
     names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
     going_in = [n for n in names if plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     refuse_foreign_graph(going_in, [n for n in names if n not in going_in])
@@ -220,4 +229,4 @@ def _profile(trt: Any, plan: Any) -> tuple[int, int, tuple[int, int]]:
     if set(kinds.values()) != {trt.DataType.UINT8}:
         raise ModelError(f"the engine's tensors are {one_line(kinds)}, wanted uint8", fix="export it again")
     low, _, high = (tuple(shape) for shape in plan.get_tensor_profile_shape("frame", 0))
-    return low[0], high[0], (high[1], high[2])
+    return Limits(lowest=low[0], highest=high[0], size_hw=(high[1], high[2]))

@@ -23,6 +23,7 @@ from cdga_sdk.video.live_clock import TIME_BASE, LiveClock, ticks
 from cdga_sdk.video.source import Frame, check_range
 from cdga_sdk.video.stages import LIVE, POLL_S, STOP_S
 from cdga_sdk.video.upright import Upright
+from cdga_sdk.video.yuv_overlay import BT709, ColorTags
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -142,6 +143,7 @@ class LiveSource:
         average_rate: Frames per second that the first connection announced (25 where it was silent).
         time_base: Seconds of one tick of ``pts``, which is 0 at the first frame that was decoded.
         codec: Name of the decoder.
+        overlay_tags: Colours to write an overlay in; see `VideoSource`.
         num_frames_hint: None: nobody knows.
     """
 
@@ -174,6 +176,7 @@ class LiveSource:
         self.average_rate: Fraction
         self.codec: str
         self._clock: LiveClock
+        self.overlay_tags: ColorTags
         self._first_hw: tuple[int, int]
         self._last_hw: tuple[int, int]
         self._waiting = _Waiting()
@@ -264,9 +267,13 @@ class LiveSource:
         self._last_hw = shape_hw
         is_corrupt = arrived.frame.is_corrupt
         self.corrupt_frames += is_corrupt
-        image_bgr = arrived.upright(arrived.frame)
         return Frame(
-            image_bgr=image_bgr, index=arrived.index, pts=arrived.pts, time_base=self.time_base, is_corrupt=is_corrupt
+            image_bgr=arrived.upright(arrived.frame),
+            index=arrived.index,
+            pts=arrived.pts,
+            time_base=self.time_base,
+            is_corrupt=is_corrupt,
+            picture=arrived.upright.picture(arrived.frame),
         )
 
     def _refusal(self, reason: str) -> InputError:
@@ -326,7 +333,7 @@ class LiveSource:
                 return False
             if upright is None:
                 upright = Upright(frame)
-                self._begin(connection, upright.shape_hw(frame))
+                self._begin(connection, upright, frame)
             self.corrupt_packets = damaged + connection.corrupt_packets
             pts = self._clock.place(connection.ticks_of(frame), time.monotonic())
             self._decoded += 1
@@ -335,14 +342,16 @@ class LiveSource:
             self._take(frame, upright, pts, decode_ms)
         return True
 
-    def _begin(self, connection: Connection, shape_hw: tuple[int, int]) -> None:
+    def _begin(self, connection: Connection, upright: Upright, frame: VideoFrame) -> None:
         if self._decoded:
             self.reconnects += 1
             self._clock.restart()
             return
         self.average_rate, self.codec = connection.rate, connection.stream.codec_context.name
         self._clock = LiveClock(float(1 / self.average_rate))
-        self._first_hw = self._last_hw = shape_hw
+        self._first_hw = self._last_hw = upright.shape_hw(frame)
+        picture = upright.picture(frame)
+        self.overlay_tags = BT709 if picture is None else picture.tags
         self._waiting.keeps_newest = self._mode == "freshest" and not connection.has_end
 
     def _take(self, frame: VideoFrame, upright: Upright, pts: int, decode_ms: float) -> None:

@@ -25,6 +25,7 @@ from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, Sav
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import Frame, VideoSource
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
+from cdga_sdk.video.yuv_overlay import Picture
 
 __all__ = [
     "Quality",
@@ -43,7 +44,7 @@ OnFrame = Callable[[SegResult], None]
 Quality = Literal["fast", "balanced", "high"]
 # Preset and constant quality of x264, chosen by benchmarks/encoder.py.
 _QUALITIES: Final[Mapping[Quality, tuple[str, int]]] = MappingProxyType(
-    {"fast": ("ultrafast", 20), "balanced": ("superfast", 20), "high": ("veryfast", 14)}
+    {"fast": ("ultrafast", 24), "balanced": ("ultrafast", 20), "high": ("veryfast", 14)}
 )
 
 
@@ -71,7 +72,7 @@ class VideoOptions:
     end_s: float | None = None
     max_frames: int | None = None
     crf: int = 20
-    preset: str = "superfast"
+    preset: str = "ultrafast"
     live: LiveMode = "freshest"
     reconnect_s: float = RECONNECT_S
     smooth: float | None = None
@@ -84,7 +85,7 @@ class VideoOptions:
 
 
 def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
-    """The same with the encoder set for ``fast`` (least of the CPU), ``balanced`` (the default) or ``high``."""
+    """The same with the encoder set for ``fast`` (coarser), ``balanced`` (the default) or ``high`` (finer, slower)."""
     preset, crf = _QUALITIES[quality]
     return replace(options, preset=preset, crf=crf)
 
@@ -129,11 +130,19 @@ def live_source(address: LiveAddress, options: VideoOptions) -> LiveSource:
 
 @dataclass(frozen=True)
 class Made:
-    """A result on its way to the files: how long its frame took to decode, milliseconds, and the ticks it is at."""
+    """A result on its way to the files.
+
+    Attributes:
+        result: Of one frame.
+        decode_ms: How long that took to decode.
+        pts: The ticks it is at.
+        picture: See `Frame`.
+    """
 
     result: SegResult
     decode_ms: float
     pts: int
+    picture: Picture | None
 
 
 def segmented(
@@ -160,7 +169,7 @@ def segmented(
     def finished(one: tuple[Frame, float, PredictedFrame]) -> Made:
         frame, decode_ms, seen = one
         result = segmenter.finish(seen, source=place, frame=frame.index, time_s=frame.time_s, smoother=smoother)
-        return Made(result, decode_ms, frame.pts)
+        return Made(result, decode_ms, frame.pts, frame.picture)
 
     if smoother is None:
         return in_order(lambda one: finished(predicted(one)), timed, at_once=at_once)
@@ -176,8 +185,14 @@ def segment_video(
     options: VideoOptions,
     video_path: Path | None = None,
     on_frame: OnFrame | None = None,
+    may_paint: bool = True,
 ) -> RunSummary:
-    """Segment a video or a live source into ``folder``; see `Segmenter.process_video`."""
+    """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
+
+    Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
+    callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
+    picture, where that can be, is faster.
+    """
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
@@ -192,10 +207,12 @@ def segment_video(
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
             outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
+        is_painted = on_frame is not None and may_paint
 
         def write(made: Made) -> None:
+            picture = None if is_painted else made.picture
             name = f"{_stem(frames)}_{made.result.frame:06d}"
-            outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts)
+            outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts, picture=picture)
 
         at_once = outputs.frames_at_once
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
@@ -217,6 +234,7 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
         time_base=frames.time_base,
         crf=options.crf,
         preset=options.preset,
+        tags=frames.overlay_tags,
     )
 
 

@@ -38,6 +38,7 @@ from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.sink import VideoSink
+from cdga_sdk.video.yuv_overlay import Picture, draw_overlay_yuv
 
 __all__ = [
     "FrameSegmenter",
@@ -269,11 +270,20 @@ class RunFolder:
         """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
         self._left_open = self._stack.pop_all()  # held, for what is let go of is closed
 
-    def write(self, result: SegResult, name: str, decode_ms: float, alpha: float, *, pts: int | None = None) -> None:
-        """Write everything asked for of one frame, and count it."""
+    def write(
+        self,
+        result: SegResult,
+        name: str,
+        decode_ms: float,
+        alpha: float,
+        *,
+        pts: int | None = None,
+        picture: Picture | None = None,
+    ) -> None:
+        """Write everything asked for of one frame, and count it; the overlay goes on ``picture`` where it can."""
         clock = time.perf_counter()
         if self._sink is not None and pts is not None:
-            self._sink.write(result.plot(alpha), pts)
+            _write_overlay(self._sink, result, alpha, pts, picture)
         elif "video" in self._save:
             _write_jpeg(self._folder / "overlay" / f"{name}.jpg", result.plot(alpha))
         if self._labels is not None and pts is not None:
@@ -408,6 +418,13 @@ def _named_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise error_from_os(error, path) from error
+
+
+def _write_overlay(sink: VideoSink, result: SegResult, alpha: float, pts: int, picture: Picture | None) -> None:
+    if picture is not None and sink.takes(picture):
+        sink.write_picture(draw_overlay_yuv(picture, result.mask, result.palette_rgb, alpha=alpha), pts)
+    else:
+        sink.write(result.plot(alpha), pts)
 
 
 def _write_jpeg(path: Path, image_bgr: UInt8Array) -> None:

@@ -6,6 +6,7 @@ plays up to its last keyframe even after a ``kill -9``. The whole file is a fast
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 import av
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.video.partial import PartialVideo
 from cdga_sdk.video.source import open_container, video_stream
+from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -30,15 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["VideoInfo", "VideoSink", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# The fastest presets do without: with it, their files are hardly larger than those of presets that take much longer
-# (benchmarks/encoder.py). Few frames, for those that the encoder holds are lost by a kill -9.
-_LOOKAHEAD: Final = "mbtree=1:rc-lookahead=5"
+# The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
+# hardly larger, and their pictures hardly worse, than those of presets that take much longer (benchmarks/encoder.py).
+# The tree looks at few frames, for those that the encoder holds are lost by a kill -9.
+_ALWAYS: Final = "no-deblock=0:cabac=1:mbtree=1:rc-lookahead=5"
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
 class VideoSink(PartialVideo):
-    """Writes BGR frames to one H.264 MP4 (yuv420p, BT.709, limited range); a context manager.
+    """Writes frames to one H.264 MP4 (yuv420p); a context manager.
 
     B-frames are off: decoding order is then showing order, so that an MP4 can hold every gap of a
     variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
@@ -50,7 +53,10 @@ class VideoSink(PartialVideo):
         rate: nominal frames per second; only a hint where the frame rate varies.
         time_base: seconds of one tick of ``pts``.
         crf: x264 quality, 0 (lossless) to 51.
-        preset: x264 speed, one of ``PRESETS``; all with a macroblock tree that looks five frames ahead.
+        preset: x264 speed, one of ``PRESETS``; all with the deblocking filter, CABAC and a macroblock tree that looks
+            five frames ahead, which the fastest do without in x264 itself.
+        tags: colours of the file: those of the pictures that are to be written as they are. The range is limited or
+            not said, the matrix BT.601's, BT.709's or not said, and nothing is of a reserved value.
 
     Raises:
         UsageError: a bad argument, or a folder that is missing or not writable.
@@ -59,6 +65,7 @@ class VideoSink(PartialVideo):
     Attributes:
         path: the file that there is: the final name after success, the ``.partial.mp4`` name otherwise.
         padded_wh: size of the encoded pictures.
+        tags: colours of the file.
         frames_written: frames taken so far.
         resized_frames: frames that came in another size than announced and were scaled to it.
     """
@@ -71,16 +78,18 @@ class VideoSink(PartialVideo):
         rate: Fraction,
         time_base: Fraction,
         crf: int = 20,
-        preset: str = "superfast",
+        preset: str = "ultrafast",
+        tags: ColorTags = BT709,
     ) -> None:
-        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset)
+        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags)
         options = _FRAGMENTED | _tick_options(time_base)
         super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
         self.size_wh = size_wh
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
+        self.tags = tags
         self.resized_frames = 0
         self._rate = rate
-        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _LOOKAHEAD}
+        self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
         self._keyframe_pts = 0
         self._to_yuv, self._to_size = VideoReformatter(), VideoReformatter()
@@ -93,8 +102,8 @@ class VideoSink(PartialVideo):
         codec = stream.codec_context
         codec.time_base = self._time_base
         codec.gop_size = max(1, math.floor(_KEYFRAME_EVERY_S * self._rate))
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        codec.colorspace, codec.color_range = self.tags.matrix, self.tags.range
+        codec.color_primaries, codec.color_trc = self.tags.primaries, self.tags.transfer
         return stream
 
     def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
@@ -111,18 +120,40 @@ class VideoSink(PartialVideo):
         if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8:
             raise UsageError(f"got an array {image_bgr.shape} of {image_bgr.dtype}; wanted (H, W, 3) of uint8")
         with self._writing(pts):
-            self._mux(self._stream.encode(self._frame(image_bgr, pts)))
+            self._mux(self._stream.encode(self._timed(self._frame(image_bgr), pts)))
 
-    def _frame(self, image_bgr: NDArray[np.uint8], pts: int) -> VideoFrame:
+    def takes(self, picture: Picture) -> bool:
+        """Whether ``picture`` can be written as it is: it has the file's size and colours."""
+        return picture.size_wh == self.size_wh and picture.tags == self.tags
+
+    def write_picture(self, picture: Picture, pts: int) -> None:
+        """Encode one picture as it is.
+
+        Args:
+            picture: one that it `takes`, and that nobody else uses: its time is set.
+            pts: as for `write`.
+
+        Raises:
+            UsageError: it has another size or other colours, or ``pts`` does not increase.
+            ResourceError: the disk is full or failing.
+        """
+        if not self.takes(picture):
+            got, wanted = (picture.size_wh, picture.tags), (self.size_wh, self.tags)
+            raise UsageError(f"got a picture of {got}; wanted {wanted}", fix="write it as an image")
+        with self._writing(pts):
+            self._mux(self._stream.encode(self._timed(picture.frame, pts)))
+
+    def _frame(self, image_bgr: NDArray[np.uint8]) -> VideoFrame:
         image_bgr = self._padded(image_bgr)
         # A copy costs as much as the rest of this. But where lines are no multiple of 32 bytes FFmpeg reads on, beyond
         # the end of the array.
         is_safe = image_bgr.strides[0] % 32 == 0
         wrap = av.VideoFrame.from_numpy_buffer if is_safe else av.VideoFrame.from_ndarray
         frame = wrap(image_bgr, format="bgr24")
-        frame = self._to_yuv.reformat(
-            frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
+        matrix = Colorspace.ITU709 if self.tags.is_bt709 else Colorspace.ITU601
+        return self._to_yuv.reformat(frame, format="yuv420p", dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
+
+    def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
         frame.pts, frame.time_base = pts, self._time_base
         if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
             frame.pict_type = PictureType.I
@@ -140,11 +171,14 @@ class VideoSink(PartialVideo):
         return np.ascontiguousarray(image_bgr)
 
     def _copy_to(self, whole: Path) -> None:
-        _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        copied = _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        if copied != self.frames_written:  # FFmpeg tells of no failed write in the last fragment
+            lost = self.frames_written - copied
+            raise OSError(errno.EIO, f"its last {lost} frames did not reach the disk")
 
 
 def _check_arguments(
-    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str
+    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str, tags: ColorTags
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
@@ -153,6 +187,7 @@ def _check_arguments(
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
         (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
         (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
+        (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),
     )
     for is_wrong, message in wrong:
         if is_wrong:
@@ -165,9 +200,10 @@ def _tick_options(time_base: Fraction) -> dict[str, str]:
     return {"video_track_timescale": ticks_per_s, "movie_timescale": ticks_per_s}
 
 
-def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> None:
-    """Copy packets as they are; only their common offset changes, so that the first is shown at ``first_pts``."""
+def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> int:
+    """Copy packets as they are, count them; only their common offset changes, so that the first is at ``first_pts``."""
     options = {"movflags": "faststart"} | _tick_options(time_base)
+    copied = 0
     with (
         open_container(source) as reader,
         av.open(str(target.absolute()), "w", format="mp4", options=options) as writer,
@@ -184,6 +220,8 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> N
             packet.dts += shift
             packet.stream = copy
             writer.mux(packet)
+            copied += 1
+    return copied
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import math
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from av.codec.context import ThreadType
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.video.stages import BUSY_S
 from cdga_sdk.video.upright import Upright
+from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,6 +243,8 @@ class Frame:
         pts: presentation time in ticks of ``time_base``, strictly increasing over a source.
         time_base: seconds of one tick.
         is_corrupt: the decoder or the container marks it as damaged or concealed.
+        picture: as it was decoded, where an overlay can be drawn on that; keeps the decoder's memory, so that copies
+            and pickles are without it.
     """
 
     image_bgr: NDArray[np.uint8]
@@ -249,6 +252,10 @@ class Frame:
     pts: int
     time_base: Fraction
     is_corrupt: bool = False
+    picture: Picture | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"picture": None}
 
     @property
     def time_s(self) -> float:
@@ -429,6 +436,7 @@ class VideoSource:
         average_rate: frames per second, as the container gives it (25 where it is silent).
         time_base: seconds of one tick of ``pts``.
         codec: name of the decoder, such as ``h264``.
+        overlay_tags: colours to write an overlay in: those of the first frame's ``picture``, BT.709 where it has none.
         num_frames_hint: frames that the container claims, by its duration where it has no count; may be wrong.
     """
 
@@ -488,6 +496,8 @@ class VideoSource:
         self._first = self._first_frame()
         self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
+        picture = self._upright.picture(self._first)
+        self.overlay_tags: ColorTags = BT709 if picture is None else picture.tags
 
     def _claimed_frames(self, decoder: _Decoder) -> int | None:
         if decoder.stream.frames:
@@ -553,8 +563,14 @@ class VideoSource:
         self.size_changes += shape_hw != self._shape_hw
         self._shape_hw = shape_hw
         self.corrupt_frames += frame.is_corrupt
-        image_bgr = self._upright(frame)
-        return Frame(image_bgr=image_bgr, index=index, pts=pts, time_base=self.time_base, is_corrupt=frame.is_corrupt)
+        return Frame(
+            image_bgr=self._upright(frame),
+            index=index,
+            pts=pts,
+            time_base=self.time_base,
+            is_corrupt=frame.is_corrupt,
+            picture=self._upright.picture(frame),
+        )
 
     def _in_range(self) -> Iterator[tuple[VideoFrame, int]]:
         start_pts, end_pts = self._pts_after(self._start_s), self._pts_after(self._end_s)

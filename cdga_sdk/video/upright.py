@@ -8,6 +8,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
+from cdga_sdk.video.yuv_overlay import Picture, picture_of
+
 if TYPE_CHECKING:
     from av.sidedata.sidedata import SideDataContainer
     from av.video.frame import VideoFrame
@@ -51,6 +53,10 @@ class Upright:
         if self._flip_y:
             image = image[::-1]
         return np.ascontiguousarray(image, dtype=np.uint8)
+
+    def picture(self, frame: VideoFrame) -> Picture | None:
+        """The frame as it was decoded, where it lies upright and can be drawn on."""
+        return None if self._transposed or self._flip_x or self._flip_y else picture_of(frame)
 
 
 def _display_matrix(frame: VideoFrame) -> NDArray[np.int32]:

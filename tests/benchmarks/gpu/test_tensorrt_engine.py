@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.gpu.tensorrt_engine import measure
+from benchmarks.gpu.tensorrt_engine import latency, measure, throughput
 from cdga_sdk.backends.cuda_device import gpu_facts
 from cdga_sdk.errors import ResourceError
+from tests.fake_gpu import SIZE_HW, FakeGpu, engine
 
 
 def has_gpu() -> bool:
@@ -46,9 +48,23 @@ def test_a_record_is_whole(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytes
         pytest.skip("no GPU here")
     monkeypatch.setenv("CDGA_CACHE", str(tmp_path))
     report = measure(tiny_bundle, product, "fp32", (1, 1, 4), 20)
-    parity, latency = report["parity"], report["latency"]
+    parity, rows = report["parity"], report["latency"]
     assert isinstance(parity, dict)
-    assert isinstance(latency, list)
+    assert isinstance(rows, list)
     assert min(parity.values()) >= 0.9999
-    assert [row["batch"] for row in latency] == [1, 4]
-    assert all(row["with_copies_p95_ms"] >= row["with_copies_p50_ms"] > 0 for row in latency)
+    assert [row["batch"] for row in rows] == [1, 1, 1, 4, 4, 4]
+    assert all(row["with_copies_p95_ms"] >= row["with_copies_p50_ms"] > 0 for row in rows)
+
+
+def test_ways_of_launching_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(batch=(1, 4)).install(monkeypatch)
+    golden_NHWC = np.random.default_rng(0).integers(0, 256, (3, *SIZE_HW, 3), np.uint8)
+    plain = "plain (not asked for)"
+    rows = latency(engine(), golden_NHWC, (1, 4), 3)
+    assert [row["batch"] for row in rows] == [1, 1, 1, 4, 4, 4]
+    assert [row["launches"] for row in rows] == 2 * [plain, "graph", plain]
+    rows = throughput(engine(), golden_NHWC, 3)
+    assert [row["at_once"] for row in rows] == [1, 1, 2, 2, 1]
+    assert [row["launches"] for row in rows[:2]] == [[plain], ["graph"]]
+    assert all(isinstance(row["frames_per_s"], float) for row in rows)
+    assert gpu.leaks() == {}

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -191,13 +192,15 @@ def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[TensorRt
     opened.close()
 
 
-def engine_for(bundle: Bundle, product: str, batch: tuple[int, int, int]) -> TensorRtBackend:
+def engine_for(
+    bundle: Bundle, product: str, batch: tuple[int, int, int], *, throughput: bool = False, graphs: bool = True
+) -> TensorRtBackend:
     graph = bundle.model_bytes
     sha256 = hashlib.sha256(graph).hexdigest()
     here = key_for_this_gpu(sha256, precision="fp32", product=product, flags=BuildFlags(batch=batch))
     engine = EngineCache(cache_folder()).obtain(here, partial(build_plan, graph, here), say=lambda line: None)
     assert engine is not None
-    return TensorRtBackend(engine)
+    return TensorRtBackend(engine, throughput=throughput, graphs=graphs)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +249,27 @@ def test_threads_equal_serial(backend: TensorRtBackend, golden: tuple[Frames, Fr
         for index, answer in pool.map(lambda i: (i, backend.infer(frames[i])), [*range(8)] * 8):
             np.testing.assert_array_equal(answer.mask_NHW, serial[index].mask_NHW)
             np.testing.assert_array_equal(answer.conf_NHW, serial[index].conf_NHW)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("throughput", [False, True])
+def test_graphs_and_two_frames_at_a_time_change_nothing(
+    backend: TensorRtBackend, bundle: Bundle, golden: tuple[Frames, Frames], throughput: bool
+) -> None:
+    product = backend.name.split()[0]
+    frames = [golden[0][i : i + 1] for i in range(8)]
+    with closing(engine_for(bundle, product, (1, 1, 1), graphs=False)) as plain:
+        wanted = [plain.infer(f) for f in frames]
+    with (
+        closing(engine_for(bundle, product, (1, 1, 1), throughput=throughput)) as opened,
+        ThreadPoolExecutor(opened.frames_at_once) as pool,
+    ):
+        assert opened.frames_at_once == 1 + throughput
+        for index, answer in pool.map(lambda i: (i, opened.infer(frames[i])), [*range(8)] * 4):
+            np.testing.assert_array_equal(answer.mask_NHW, wanted[index].mask_NHW)
+            np.testing.assert_array_equal(answer.conf_NHW, wanted[index].conf_NHW)
+        if product == "tensorrt":
+            assert set(opened.launches) == {"graph"}
 
 
 @pytest.mark.gpu

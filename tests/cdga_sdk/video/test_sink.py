@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from cdga_sdk.errors import InputError, ResourceError, UsageError
 from cdga_sdk.video.sink import VideoInfo, VideoSink, probe
 from cdga_sdk.video.source import VideoSource
+from cdga_sdk.video.yuv_overlay import BT709
 
 Clip = Callable[..., Path]
 Image = NDArray[np.uint8]
@@ -138,7 +140,7 @@ def test_luma_is_bt709_limited() -> None:
     """Pure green by the equations of BT.709: Y = 16 + 219 * 0.7152 = 173; BT.601 would give 145."""
     sink = VideoSink("x.mp4", size_wh=(16, 16), rate=Fraction(25), time_base=TICK)
     sink._to_yuv = VideoReformatter()
-    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8), 0).to_ndarray()
+    yuv = sink._frame(np.full((16, 16, 3), (0, 255, 0), np.uint8)).to_ndarray()
     assert abs(int(yuv[:16].mean()) - 173) <= 1
 
 
@@ -250,6 +252,16 @@ def test_disk_full_while_writing(tmp_path: Path, full_disk_after: FullDisk) -> N
     assert len(decoded_until_broken(sink.path)) > 0
 
 
+def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> None:
+    """The last fragment is written when the encoder has nothing more; its loss is told of by counting."""
+    raises = pytest.raises(ResourceError, match=r"its last \d+ frames did not reach .* kept in out\.partial\.mp4")
+    with raises, full_disk_after(20_000), sink_at(tmp_path / "out.mp4", crf=1) as sink:
+        for tick in range(20):
+            sink.write(picture(tick), tick)
+        assert sink.path.stat().st_size < 20_000
+    assert names(tmp_path) == ["out.partial.mp4"]
+
+
 def test_disk_full_while_publishing(tmp_path: Path, full_disk_after: FullDisk) -> None:
     with sink_at(tmp_path / "out.mp4") as sink:
         for tick in range(30):
@@ -311,6 +323,9 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
         ({"preset": "warp"}, "preset"),
+        ({"tags": replace(BT709, range=ColorRange.JPEG)}, "wanted limited range"),
+        ({"tags": replace(BT709, matrix=9)}, "matrix"),
+        ({"tags": replace(BT709, primaries=0)}, "reserved"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -412,6 +414,16 @@ def test_dropped_early_leaks_nothing(clip: Clip) -> None:
             next(frames)
     assert open_files() == before
     assert list(frames) == []  # held beyond its source: ends, and does not touch the closed file
+
+
+def test_a_frame_can_be_pickled_and_copied(clip: Clip) -> None:
+    with VideoSource(clip("a.mp4", num_frames=1)) as source:
+        (frame,) = source
+    assert frame.picture is not None
+    for again in (pickle.loads(pickle.dumps(frame)), copy.deepcopy(frame)):
+        np.testing.assert_array_equal(again.image_bgr, frame.image_bgr)
+        assert (again.index, again.pts, again.time_base, again.picture) == (0, frame.pts, frame.time_base, None)
+    assert frame.picture is not None
 
 
 def test_refusal_leaks_nothing(clip: Clip) -> None:

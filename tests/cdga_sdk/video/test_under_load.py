@@ -13,20 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video import run_folder, yuv_overlay
 from cdga_sdk.video.pipeline import VideoOptions, segment_video
 from cdga_sdk.video.run_folder import RunSummary
 from cdga_sdk.video.sink import VideoSink, probe
 from cdga_sdk.video.source import Frame, VideoSource
+from cdga_sdk.video.yuv_overlay import Picture
 
 STOPPED_WITHIN_S = 2.0
 ROOT = Path(__file__).parents[3]
@@ -83,25 +85,25 @@ def break_segmenting(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 def break_drawing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    whole = SegResult.plot
+    whole, frames = yuv_overlay.draw_overlay_yuv, count()
 
-    def broken(self: SegResult, alpha: float = 0.5) -> NDArray[np.uint8]:
-        if self.frame == at:
+    def broken(*values: Any, **words: Any) -> Picture:
+        if next(frames) == at:
             raise PlantedError("draw")
-        return whole(self, alpha)
+        return whole(*values, **words)
 
-    monkeypatch.setattr(SegResult, "plot", broken)
+    monkeypatch.setattr(run_folder, "draw_overlay_yuv", broken)
 
 
 def break_encoding(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    whole = VideoSink.write
+    whole = VideoSink.write_picture
 
-    def broken(self: VideoSink, image_bgr: NDArray[np.uint8], pts: int) -> None:
+    def broken(self: VideoSink, picture: Picture, pts: int) -> None:
         if self.frames_written == at:
             raise PlantedError("encode")
-        whole(self, image_bgr, pts)
+        whole(self, picture, pts)
 
-    monkeypatch.setattr(VideoSink, "write", broken)
+    monkeypatch.setattr(VideoSink, "write_picture", broken)
 
 
 @pytest.mark.parametrize("at", [0, 1, 7])
