@@ -163,7 +163,7 @@ def _told(iteration: int, config: TrainConfig, *, is_last_round: bool) -> str:
     if iteration > 0:
         return f"chosen without labels: iteration {iteration} of {config.iters}"
     if is_last_round:
-        return f"no proof without labels that adaptation helped: the weights given are kept; the run's own end is {LAST}"
+        return f"no proof without labels that adaptation helped: the weights given are kept; {LAST} is the run's end"
     return "chosen without labels: the weights given; they label the target for the next round"
 
 
