@@ -6,13 +6,16 @@ Shape legend: N frames, H and W the network's input size.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cdga_sdk.errors import ModelError
 from cdga_sdk.prediction import Prediction
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["Backend", "refuse_foreign_graph"]
+__all__ = ["Backend", "OnIncompatible", "refuse_foreign_graph"]
+
+OnIncompatible = Literal["rebuild", "fallback", "error"]
+"""What to do where no kept engine fits; see `cdga_sdk.backends.engine_cache.EngineCache.obtain`."""
 
 
 class Backend(Protocol):

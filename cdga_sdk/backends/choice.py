@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack, get_args
+from typing import Final, TypedDict, Unpack, get_args
 
+from cdga_sdk.backends.base import Backend, OnIncompatible
 from cdga_sdk.errors import MissingExtraError, ResourceError, UsageError, one_line
 from cdga_sdk.progress import tell_on_stderr
-
-if TYPE_CHECKING:
-    from cdga_sdk.backends.base import Backend
 
 __all__ = [
     "BACKENDS",
@@ -25,7 +23,6 @@ __all__ = [
 
 BACKENDS: Final = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 DEVICES: Final = ("auto", "cpu", "cuda")
-OnIncompatible = Literal["rebuild", "fallback", "error"]
 ON_INCOMPATIBLE: Final[tuple[OnIncompatible, ...]] = get_args(OnIncompatible)
 
 

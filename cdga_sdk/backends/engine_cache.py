@@ -30,7 +30,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdga_sdk.atomic import error_from_os, write_bytes
-from cdga_sdk.backends.choice import OnIncompatible
+from cdga_sdk.backends.base import OnIncompatible
 from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.progress import tell_on_stderr

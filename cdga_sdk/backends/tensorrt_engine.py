@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cdga_sdk.backends.base import refuse_foreign_graph
-from cdga_sdk.backends.choice import OnIncompatible
+from cdga_sdk.backends.base import OnIncompatible, refuse_foreign_graph
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, build_plan, import_product, key_for_this_gpu
 from cdga_sdk.backends.tensorrt_slot import Limits, Slot, Slots
