@@ -1,0 +1,106 @@
+"""Does the grouping network C of CDGA form groups, and do they follow the classes? Runs of studies, target images.
+
+Of the last state of every run with groups, over target images, their pixels and with the network's own probabilities;
+no label is looked at:
+
+*largest*
+    mean of each pixel's largest group probability: 1/K where no pixel is decided, 1 where all are;
+*entropy*
+    mean entropy of a pixel's groups over log K: 1 and 0;
+*told*
+    how much of the class a group tells, mutual information over the classes' entropy: 0 where each group has the same
+    classes, 1 where it tells the class (Theil's uncertainty coefficient).
+
+The committed figures are made by::
+
+    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name streets_camvid
+    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name sharper optim.grouping_lr=LR
+    cd runs/study; python -m benchmarks.groups streets_camvid sharper --json benchmarks/results/groups.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.protocol import Record, environment
+from cdga_sdk.atomic import write_text
+from cdga_train.checkpoint import LAST, load_checkpoint
+from cdga_train.data.spec import open_unlabelled
+from cdga_train.manifest import read_run
+from cdga_train.panels import GroupedNetwork
+from cdga_train.rounds import round_folders
+from cdga_train.selection import evenly_spaced
+
+NUM_IMAGES: Final = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Look at the groups of every run of every study, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, nargs="+")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    names = [study.name for study in options.study]
+    report: Record = {
+        "what": "group probabilities over target images; see benchmarks/groups.py",
+        **environment("benchmarks.groups", [*names, "--json", "PATH"], ("torch",), torch.device("cpu")),
+        "images": NUM_IMAGES,
+        "runs": [row_of(folder) for study in options.study for folder in _runs(study)],
+    }
+    write_text(options.json, json.dumps(report, indent=1) + "\n")
+
+
+def _runs(study: Path) -> list[Path]:
+    record = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    return [study / f"{run['arm']}-seed{run['seed']}" for run in record["runs"] if run["arm"].startswith("cdga")]
+
+
+def row_of(folder: Path) -> Record:
+    """The groups of one run."""
+    config = read_run(folder)
+    assert config.target is not None, folder
+    grouped = GroupedNetwork(load_checkpoint(round_folders(config, folder)[-1] / LAST))
+    target = open_unlabelled(config.target, config.target_split, config.imgsz)
+    found = [figures(*grouped(target[i].image_bgr)) for i in evenly_spaced(len(target), NUM_IMAGES)]
+    largest, entropy, told = np.mean(found, axis=0)
+    return {
+        "study": folder.parent.name,
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "num_groups": config.num_groups,
+        "grouping_lr": config.optim.grouping_lr,
+        "largest": round(float(largest), 4),
+        "entropy": round(float(entropy), 4),
+        "told": round(float(told), 4),
+    }
+
+
+def figures(prob_Chw: Tensor, group_Khw: Tensor) -> tuple[float, float, float]:
+    """What this module's docstring names, of one image: largest, entropy, told.
+
+    Args:
+        prob_Chw: Class probabilities.
+        group_Khw: Group probabilities of the same pixels; at least 2 groups.
+    """
+    num_groups = len(group_Khw)
+    largest = float(group_Khw.max(dim=0).values.mean())
+    entropy = float(torch.special.entr(group_Khw).sum(dim=0).mean()) / math.log(num_groups)
+    joint_KC = torch.einsum("kn,cn->kc", group_Khw.flatten(1).double(), prob_Chw.flatten(1).double())
+    joint_KC /= joint_KC.sum()
+    of_classes = float(torch.special.entr(joint_KC.sum(dim=0)).sum())
+    of_groups = float(torch.special.entr(joint_KC.sum(dim=1)).sum())
+    mutual = of_classes + of_groups - float(torch.special.entr(joint_KC).sum())
+    return largest, entropy, mutual / of_classes if of_classes > 0 else 0.0
+
+
+if __name__ == "__main__":
+    main()
