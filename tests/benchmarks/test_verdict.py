@@ -19,7 +19,7 @@ def test_a_verdict_is_right_where_labels_say_so(tiny_run: Path, tmp_path: Path) 
     record = json.loads((tmp_path / "streets/study.json").read_text())
     miou = {c["iteration"]: c["miou"]["19"] for c in record["runs"][0]["checkpoints"]}
     assert row["given_miou"] == pytest.approx(miou[0], abs=0.005)
-    assert row["trained_miou"] == pytest.approx(miou[row["trained_iteration"]], abs=0.005)  # type: ignore[index]  # an int
+    assert row["trained_miou"] == pytest.approx(miou[row["trained_iteration"]], abs=0.005)
     assert row["is_left"] == (record["runs"][0]["choice"]["iteration"] > 0)
-    assert row["is_right"] == (row["is_left"] == (miou[row["trained_iteration"]] > miou[0]))  # type: ignore[index]  # as above
+    assert row["is_right"] == (row["is_left"] == (miou[row["trained_iteration"]] > miou[0]))
     assert (row["case"], row["seed"], row["classes"]) == ("streets", 0, "19")
