@@ -119,6 +119,14 @@ def _encoder() -> str:
     return table(("frames", "preset", "CPU ms", f"CPU time of {base} [95 %]", "kB a frame", "PSNR, dB"), rows)
 
 
+def _deeplab() -> str:
+    rows: list[tuple[str, ...]] = []
+    for row in results("deeplab")["rows"]:
+        for way, ms in row["ms_per_frame"].items():
+            rows.append((row["network"], way, f"{ms:.0f}", ratio(row["of_cdga"][way])))
+    return table(("network", "by", "ms", "time of cdga [95 %]"), rows)
+
+
 def _label_stream() -> str:
     report = results("label_stream")
     rows: list[tuple[str, ...]] = []
@@ -137,5 +145,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "stages": _stages,
     "tail": _tail,
     "encoder": _encoder,
+    "deeplab": _deeplab,
     "label-stream": _label_stream,
 }
