@@ -1,6 +1,6 @@
 """Does the grouping network C of CDGA form groups, and do they follow the classes? Runs of studies, target images.
 
-Of the last state of every run with groups, over target images, their pixels and with the network's own probabilities;
+Of the last state of every round of every run with groups, over target images, their pixels and with the network's own probabilities;
 no label is looked at:
 
 *largest*
@@ -13,9 +13,9 @@ no label is looked at:
 
 The committed figures are made by::
 
-    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name streets_camvid
-    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name sharper optim.grouping_lr=LR
-    cd runs/study; python -m benchmarks.groups streets_camvid sharper --json benchmarks/results/groups.json
+    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name two_rounds rounds=2
+    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name sharper optim.grouping_lr=0.1
+    cd runs/study; python -m benchmarks.groups two_rounds sharper --json benchmarks/results/groups.json
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "what": "group probabilities over target images; see benchmarks/groups.py",
         **environment("benchmarks.groups", [*names, "--json", "PATH"], ("torch",), torch.device("cpu")),
         "images": NUM_IMAGES,
-        "runs": [row_of(folder) for study in options.study for folder in _runs(study)],
+        "rounds": [row for study in options.study for folder in _runs(study) for row in rows_of(folder)],
     }
     write_text(options.json, json.dumps(report, indent=1) + "\n")
 
@@ -64,24 +64,29 @@ def _runs(study: Path) -> list[Path]:
     return [study / f"{run['arm']}-seed{run['seed']}" for run in record["runs"] if run["arm"].startswith("cdga")]
 
 
-def row_of(folder: Path) -> Record:
-    """The groups of one run."""
+def rows_of(folder: Path) -> list[Record]:
+    """The groups of one run after each of its rounds."""
     config = read_run(folder)
     assert config.target is not None, folder
-    grouped = GroupedNetwork(load_checkpoint(round_folders(config, folder)[-1] / LAST))
     target = open_unlabelled(config.target, config.target_split, config.imgsz)
-    found = [figures(*grouped(target[i].image_bgr)) for i in evenly_spaced(len(target), NUM_IMAGES)]
-    largest, entropy, told = np.mean(found, axis=0)
-    return {
-        "study": folder.parent.name,
-        "seed": config.seed,
-        "rounds": config.rounds,
-        "num_groups": config.num_groups,
-        "grouping_lr": config.optim.grouping_lr,
-        "largest": round(float(largest), 4),
-        "entropy": round(float(entropy), 4),
-        "told": round(float(told), 4),
-    }
+    images_bgr = [target[i].image_bgr for i in evenly_spaced(len(target), NUM_IMAGES)]
+    rows: list[Record] = []
+    for number, round_folder in enumerate(round_folders(config, folder), 1):
+        grouped = GroupedNetwork(load_checkpoint(round_folder / LAST))
+        largest, entropy, told = np.mean([figures(*grouped(image_bgr)) for image_bgr in images_bgr], axis=0)
+        rows.append(
+            {
+                "study": folder.parent.name,
+                "seed": config.seed,
+                "round": number,
+                "num_groups": config.num_groups,
+                "grouping_lr": config.optim.grouping_lr,
+                "largest": round(float(largest), 4),
+                "entropy": round(float(entropy), 4),
+                "told": round(float(told), 4),
+            }
+        )
+    return rows
 
 
 def figures(prob_Chw: Tensor, group_Khw: Tensor) -> tuple[float, float, float]:

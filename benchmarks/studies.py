@@ -19,7 +19,9 @@ __all__ = ["TABLES", "differences", "interval", "scores", "standard_error"]
 DAY_DUSK: Final = "study_day_dusk"
 STREETS_CAMVID: Final = "study_streets_camvid"
 TWO_ROUNDS: Final = "study_streets_camvid_two_rounds"
+SHARPER: Final = "study_streets_camvid_sharper"
 STRONG_START: Final = "study_strong_start"
+_GROUPING_LR: Final = 1e-3  # of every study but SHARPER
 
 _ARMS: Final = {
     "source_only": "source alone",
@@ -150,6 +152,20 @@ def _verdicts() -> str:
     return table(header, rows)
 
 
+def _groups() -> str:
+    """What C's groups are, and what the network scores with them."""
+    rows = []
+    found: dict[tuple[float, int], list[Mapping[str, Any]]] = {}
+    for row in results("groups")["rounds"]:
+        found.setdefault((row["grouping_lr"], row["round"]), []).append(row)
+    for (lr, number), of_seeds in found.items():
+        study = results(SHARPER if lr != _GROUPING_LR else TWO_ROUNDS if number == 2 else STREETS_CAMVID)
+        miou = _spread(list(scores(study, "cdga", "last").values()))
+        cells = (f"{statistics.fmean(row[key] for row in of_seeds):.2f}" for key in ("largest", "entropy", "told"))
+        rows.append((f"{lr:g}", str(number), str(len(of_seeds)), *cells, miou))
+    return table(("rate of C", "round", "seeds", "largest", "entropy", "told of the class", "mIoU, last"), rows)
+
+
 def _strong_start() -> str:
     """Every checkpoint of study C, so that the weights as they were given stand beside what became of them."""
     study = results(STRONG_START)
@@ -195,6 +211,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "two-rounds-classes": partial(_classes, TWO_ROUNDS),
     "strong-start": _strong_start,
     "verdicts": _verdicts,
+    "groups": _groups,
     "claims": _claims,
     "choices": _choices,
     "statistics": _statistics,
