@@ -1,7 +1,7 @@
 """Does the grouping network C of CDGA form groups, and do they follow the classes? Runs of studies, target images.
 
-Of the last state of every round of every run with groups, over target images, their pixels and with the network's own probabilities;
-no label is looked at:
+Of the last state of every round of every run with groups, over the pixels of target images; classes are the network's
+own, no label is looked at:
 
 *largest*
     mean of each pixel's largest group probability: 1/K where no pixel is decided, 1 where all are;
