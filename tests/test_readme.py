@@ -249,7 +249,35 @@ def test_what_is_said_of_the_studies_follows_from_their_json() -> None:
         given, *adapted = run["checkpoints"]
         assert given["iteration"] == 0
         assert all(c["miou"]["common11"] < given["miou"]["common11"] for c in adapted)
-        assert run["choice"]["iteration"] > 0
+        assert run["choice"]["iteration"] == 0
+
+
+def test_what_is_said_of_given_weights_follows_from_the_json() -> None:
+    runs = results("verdict.json")["runs"]
+    made_from = {"day-day-dusk", "dusk-day-dusk", "strong_start"}
+    assert [run["case"] for run in runs][:2] == ["day-day-dusk", "dusk-day-dusk"]
+    assert all(run["is_right"] for run in runs if run["case"] in made_from)
+    afterwards = [run for run in runs if run["case"] not in made_from]
+    assert len(afterwards) == 4
+    (wrong,) = (run for run in afterwards if not run["is_right"])
+    assert not wrong["is_left"]
+    assert wrong["trained_miou"] - wrong["given_miou"] < 1.5
+    of_c = [run for run in runs if run["case"] == "strong_start"]
+    assert len(of_c) == 3
+    lost = [run["given_miou"] - run["trained_miou"] for run in of_c]
+    record = (ROOT / "docs/decisions/0007-choice-without-labels.md").read_text(encoding="utf-8")
+    assert f"worse by {min(lost):.1f} to {max(lost):.1f} mIoU" in prose(record)
+
+
+def test_what_is_said_of_two_rounds_follows_from_the_json() -> None:
+    study = results("study_streets_camvid_two_rounds.json")
+    gains = differences(study, "cdga", "source_only", "label-free")
+    assert len(gains) == 3
+    assert min(gains) > 0
+    own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", "source_only"))
+    assert np.mean(gains) > 2 * standard_error(own, others)
+    own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", "self_training"))
+    assert abs(np.mean(own) - np.mean(others)) < standard_error(own, others)
 
 
 def test_what_is_said_of_the_default_model_follows_from_the_json() -> None:
