@@ -14,8 +14,8 @@ own, no label is looked at:
 The committed figures are made by::
 
     cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name two_rounds rounds=2
-    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name sharper optim.grouping_lr=0.1
-    cd runs/study; python -m benchmarks.groups two_rounds sharper --json benchmarks/results/groups.json
+    cdga study streets_camvid --arms cdga --seeds 0,1 --target camvid:PATH --name sharper optim.grouping_lr=0.1
+    python -m benchmarks.groups runs/study/two_rounds runs/study/sharper --json benchmarks/results/groups.json
 """
 
 from __future__ import annotations
