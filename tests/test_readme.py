@@ -269,6 +269,16 @@ def test_what_is_said_of_given_weights_follows_from_the_json() -> None:
     assert f"worse by {min(lost):.1f} to {max(lost):.1f} mIoU" in prose(record)
 
 
+def test_what_is_said_of_groups_follows_from_the_json() -> None:
+    told: dict[float, list[float]] = {}
+    for row in results("groups.json")["rounds"]:
+        told.setdefault(row["grouping_lr"], []).append(row["told"])
+    assert max(told[1e-3]) < 0.15
+    assert min(told[0.1]) > 1.5 * max(told[1e-3])
+    sharper, plain = (scores(results(f"study_streets_camvid{n}.json"), "cdga", "last") for n in ("_sharper", ""))
+    assert np.mean([sharper[seed] - plain[seed] for seed in sharper]) < 0.5
+
+
 def test_what_is_said_of_two_rounds_follows_from_the_json() -> None:
     study = results("study_streets_camvid_two_rounds.json")
     gains = differences(study, "cdga", "source_only", "label-free")
