@@ -42,7 +42,7 @@ from cdga_sdk.video.source import VideoSource
 BASE: Final = VideoOptions().preset
 AGAIN: Final = f"{BASE} again"
 PLAIN: Final = ", plain"
-PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "medium")
+PRESETS: Final = ("ultrafast", "superfast", "veryfast")
 OPTIONS: Final[Mapping[str, VideoOptions]] = MappingProxyType(
     {preset: VideoOptions(preset=preset) for preset in PRESETS}
     | {"--quality fast": of_quality(VideoOptions(), "fast"), "--quality high": of_quality(VideoOptions(), "high")}
