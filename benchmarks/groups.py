@@ -13,7 +13,8 @@ own, no label is looked at:
 
 The committed figures are made by::
 
-    cdga study streets_camvid --arms cdga --seeds 0,1,2 --target camvid:PATH --name two_rounds rounds=2
+    cdga study streets_camvid --arms source_only,self_training,cdga --seeds 0,1,2 --target camvid:PATH rounds=2 \
+        --name two_rounds
     cdga study streets_camvid --arms cdga --seeds 0,1 --target camvid:PATH --name sharper optim.grouping_lr=0.1
     python -m benchmarks.groups runs/study/two_rounds runs/study/sharper --json benchmarks/results/groups.json
 """

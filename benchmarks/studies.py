@@ -163,7 +163,7 @@ def _groups() -> str:
         miou = _spread(list(scores(study, "cdga", "last").values()))
         cells = (f"{statistics.fmean(row[key] for row in of_seeds):.2f}" for key in ("largest", "entropy", "told"))
         rows.append((f"{lr:g}", str(number), str(len(of_seeds)), *cells, miou))
-    return table(("rate of C", "round", "seeds", "largest", "entropy", "told of the class", "mIoU, last"), rows)
+    return table(("its rate", "round", "seeds", "largest", "entropy", "told of the class", "mIoU, last"), rows)
 
 
 def _strong_start() -> str:

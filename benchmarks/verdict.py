@@ -22,9 +22,8 @@ afterwards, and changed nothing::
     cdga study strong_start --arms cdga --seeds 0,1,2 --target camvid:PATH weights=efficientvit_seg_b0_cityscapes.pt
     cdga study strong_start --arms cdga --seeds 0 --target camvid:PATH weights=efficientvit_seg_b0_cityscapes.pt \
         target_split=dusk_train score.split=dusk_train --name strong_start_dusk
-    cd runs/study
-    python -m benchmarks.verdict day-day-dusk dusk-day-dusk all-day-rain day-day-fog strong_start weak_start \
-        strong_start_dusk --json benchmarks/results/verdict.json
+    python -m benchmarks.verdict runs/study/{day-day-dusk,dusk-day-dusk,all-day-rain,day-day-fog} \
+        runs/study/{strong_start,weak_start,strong_start_dusk} --json benchmarks/results/verdict.json
 """
 
 from __future__ import annotations
