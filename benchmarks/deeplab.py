@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 import torch
 
+from benchmarks.bf16 import Hinted
 from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio, side_by_side
 from cdga_export.to_onnx import checked_bytes, traced
 from cdga_sdk.atomic import write_text
@@ -42,18 +43,12 @@ EAGER: Final = "torch eager"
 BF16: Final = "cdga, bf16"
 
 
-class Bf16(OpenVinoBackend):
-    """A float32 graph, computed in bf16 throughout."""
-
-    _hint: ClassVar[str] = "bf16"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time every network in every way, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--imgsz", type=int, nargs=2, default=IMGSZ_HW, metavar=("H", "W"))
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(arguments)
     height, width = options.imgsz
     rows = [row_of(name, (height, width), options.rounds) for name in NETWORKS]
@@ -66,11 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "imgsz_hw": (height, width),
         "rows": rows,
     }
-    text = json.dumps(report, indent=1) + "\n"
-    if options.json is None:
-        sys.stdout.write(text)
-    else:
-        write_text(options.json, text)
+    write_text(options.json, json.dumps(report, indent=1) + "\n")
 
 
 def row_of(name: str, imgsz_hw: tuple[int, int], rounds: int) -> Record:
@@ -99,7 +90,7 @@ def _ways(fused: FusedNetwork, imgsz_hw: tuple[int, int]) -> dict[str, Callable[
     for way in (OURS, AGAIN):
         ways[way] = OpenVinoBackend(graph).infer
     if cpu_has_bf16():
-        ways[BF16] = Bf16(graph).infer
+        ways[BF16] = Hinted(graph).infer
     return ways
 
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.protocol import Record, environment
+from benchmarks.target_statistics import finished_runs
 from cdga_sdk.atomic import write_text
 from cdga_train.checkpoint import LAST, load_checkpoint
 from cdga_train.data.spec import open_unlabelled
@@ -55,19 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "what": "group probabilities over target images; see benchmarks/groups.py",
         **environment("benchmarks.groups", [*names, "--json", "PATH"], ("torch",), torch.device("cpu")),
         "images": NUM_IMAGES,
-        "rounds": [row for study in options.study for folder in _runs(study) for row in rows_of(folder)],
+        "rounds": [row for study in options.study for folder in finished_runs(study) for row in rows_of(folder)],
     }
     write_text(options.json, json.dumps(report, indent=1) + "\n")
 
 
-def _runs(study: Path) -> list[Path]:
-    record = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    return [study / f"{run['arm']}-seed{run['seed']}" for run in record["runs"] if run["arm"].startswith("cdga")]
-
-
 def rows_of(folder: Path) -> list[Record]:
-    """The groups of one run after each of its rounds."""
+    """The groups of one run after each of its rounds; nothing of an arm without groups."""
     config = read_run(folder)
+    if config.arm != "cdga":
+        return []
     assert config.target is not None, folder
     target = open_unlabelled(config.target, config.target_split, config.imgsz)
     images_bgr = [target[i].image_bgr for i in evenly_spaced(len(target), NUM_IMAGES)]
