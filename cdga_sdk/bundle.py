@@ -237,7 +237,7 @@ class Bundle:
 
     def is_proven_in_openvino_too(self, precision: str) -> bool:
         """Whether the export asked OpenVINO beside the precision's own judge, and it passed; older ones never did."""
-        report = self.parity[precision]
+        report = self.parity.get(precision)
         found = report.get("openvino") if isinstance(report, Mapping) else None
         return isinstance(found, Mapping) and found.get("faults") == []
 
