@@ -14,8 +14,8 @@ OpenVINO Model API
 supervision
     its threaded ``process_video`` and MaskAnnotator around the ONNX Runtime script;
 cdga
-    `Segmenter.process_video`, once as it is and once more (the null pair), once with ONNX Runtime, and once in bf16
-    where the network's gate admits that and the CPU has it.
+    `Segmenter.process_video`, once as it is and once more (the null pair), once with ONNX Runtime, once in bf16 where
+    the network's gate admits that and the CPU has it, and once in int8 where the gate is passed in OpenVINO too.
 
 Two scopes: *frame* (a frame in host memory to its class map, at the frame's own size) and *file* (a file to an overlay
 video; this project writes its statistics too, and H.264 where OpenCV writes MPEG-4 Part 2). Every variant has a process
@@ -45,8 +45,8 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import Connection
@@ -65,7 +65,7 @@ from torch import Tensor, nn
 from benchmarks.protocol import Record, environment
 from cdga_export.export import ExportOptions, export_checkpoint, export_weights
 from cdga_sdk.atomic import write_text
-from cdga_sdk.bundle import Bundle
+from cdga_sdk.bundle import Bundle, Precision
 from cdga_sdk.errors import GateError
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB
 from cdga_sdk.measure import in_rounds, load, paired_ratio
@@ -76,7 +76,7 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
 from cdga_sdk.video.sink import VideoSink, probe
 from cdga_sdk.video.source import VideoSource
-from cdga_train.checkpoint import load_checkpoint, read_published_weights, save_checkpoint
+from cdga_train.checkpoint import load_checkpoint, read_published_weights
 from cdga_train.models.registry import network_spec
 from cdga_train.state import build_network
 
@@ -89,9 +89,9 @@ STD: Final = np.array([0.229, 0.224, 0.225], np.float32)
 OURS: Final = "cdga"
 AGAIN: Final = "cdga, again"
 BF16: Final = "cdga, bf16"
+INT8: Final = "cdga, int8"
 MIN_AGREEMENT: Final = 0.99
 GRAPH: Final = "plain.onnx"
-BUNDLE: Final = "model.cdga"
 
 Float32Array = np.typing.NDArray[np.float32]
 Labels = Callable[[UInt8Array], UInt8Array]
@@ -105,13 +105,17 @@ class Case:
         name: Of the architecture.
         weights: Published weights, or the folder of a run.
         is_published: Which of the two.
-        folder: Where `prepared` puts the plain graph and the bundle.
+        folder: Where `prepared` puts the plain graph and the bundles.
     """
 
     name: str
     weights: Path
     is_published: bool
     folder: Path
+
+    def bundle(self, precision: Precision) -> Path:
+        """With that precision; not there where the network's gate refuses it."""
+        return self.folder / f"{precision}.cdga"
 
     def network(self) -> nn.Module:
         """The torch network: normalised RGB (N, 3, H, W) to logits (N, 19, h, w)."""
@@ -322,10 +326,10 @@ class Supervision(OnnxRuntimeScript):
 class Ours:
     """This project, opened for single frames and, as ``cdga segment`` does, for files."""
 
-    def __init__(self, backend: str, precision: str, case: Case) -> None:
+    def __init__(self, backend: str, precision: Precision, case: Case) -> None:
         settings: Any = {"backend": backend, "precision": precision, "device": "cpu"}
-        self._for_frames = Segmenter(case.folder / BUNDLE, **settings)
-        self._for_files = Segmenter(case.folder / BUNDLE, **settings, throughput=True)
+        self._for_frames = Segmenter(case.bundle(precision), **settings)
+        self._for_files = Segmenter(case.bundle(precision), **settings, throughput=True)
 
     def labels(self, image_bgr: UInt8Array) -> UInt8Array:
         """See `Peer`."""
@@ -350,6 +354,7 @@ PEERS: Final[Mapping[str, Callable[[Case], Peer]]] = {
     "supervision": Supervision,
     "cdga, onnxruntime": partial(Ours, "onnxruntime", "fp32"),
     BF16: partial(Ours, "auto", "bf16"),
+    INT8: partial(Ours, "auto", "int8"),
     OURS: partial(Ours, "auto", "fp32"),
     AGAIN: partial(Ours, "auto", "fp32"),
 }
@@ -459,13 +464,12 @@ def _decoded(video: Path, frames: int) -> list[UInt8Array]:
 
 
 def prepared(case: Case, video: Path) -> Case:
-    """Write the plain graph and the bundle, with bf16 where its gate admits it, into the case's folder."""
+    """Write the plain graph, and a bundle for each precision whose gate admits it, into the case's folder."""
     case.folder.mkdir()
-    golden = f"video:{video}"
-    try:
-        _export(case, ExportOptions(golden=golden, precisions=("bf16",), quiet=True))
-    except GateError:
-        _export(case, ExportOptions(golden=golden, quiet=True))
+    _export(case, "fp32", video)
+    for precision in ("bf16", "int8"):
+        with suppress(GateError):
+            _export(case, precision, video)
     image = torch.zeros(1, 3, *IMGSZ_HW)
     torch.onnx.export(
         _Upsampled(case.network()),
@@ -478,13 +482,12 @@ def prepared(case: Case, video: Path) -> Case:
     return case
 
 
-def _export(case: Case, options: ExportOptions) -> None:
+def _export(case: Case, precision: Precision, video: Path) -> None:
+    options = ExportOptions(golden=f"video:{video}", precisions=(precision,))
     if case.is_published:
-        export_weights(case.weights, case.name, IMGSZ_HW, case.folder / BUNDLE, options)
-        return
-    state, resized = load_checkpoint(case.weights), case.folder / "resized.safetensors"
-    save_checkpoint(resized, replace(state, preprocess=replace(state.preprocess, imgsz_hw=IMGSZ_HW)))
-    export_checkpoint(resized, case.folder / BUNDLE, options)
+        export_weights(case.weights, case.name, IMGSZ_HW, case.bundle(precision), options)
+    else:
+        export_checkpoint(case.weights, case.bundle(precision), options, imgsz_hw=IMGSZ_HW)
 
 
 class _Upsampled(nn.Module):
@@ -512,8 +515,7 @@ def _workers(case: Case, names: Sequence[str]) -> Iterator[dict[str, Worker]]:
 
 def question(case: Case, video: Path, options: argparse.Namespace, frames: int) -> Record:
     """One network on one clip: labels compared, then both scopes timed."""
-    admits_bf16 = computes_bf16() and "bf16" in Bundle.open(case.folder / BUNDLE).graphs
-    with _workers(case, [name for name in options.peer if name != BF16 or admits_bf16]) as workers:
+    with _workers(case, [name for name in options.peer if takes_part(name, case)]) as workers:
         agreement = _agreements(workers, video, options.labels)
         admitted = {name: worker for name, worker in workers.items() if agreement[name] >= MIN_AGREEMENT}
         scopes: Record = {}
@@ -532,6 +534,16 @@ def question(case: Case, video: Path, options: argparse.Namespace, frames: int) 
             "peak_mb": {name: round(worker.ask("peak_mb"), 1) for name, worker in admitted.items()},
             "scopes": scopes,
         }
+
+
+def takes_part(name: str, case: Case) -> bool:
+    """Whether this network has the variant's precision, and what it is run with here computes it."""
+    if name == BF16:
+        return case.bundle("bf16").exists() and computes_bf16()
+    if name == INT8:
+        place = case.bundle("int8")
+        return place.exists() and Bundle.open(place).is_proven_in_openvino_too("int8")
+    return True
 
 
 def _agreements(workers: Mapping[str, Worker], video: Path, frames: int) -> dict[str, float]:

@@ -235,6 +235,12 @@ class Bundle:
             )
         return self.graphs[precision]
 
+    def is_proven_in_openvino_too(self, precision: str) -> bool:
+        """Whether the export asked OpenVINO beside the precision's own judge, and it passed; older ones never did."""
+        report = self.parity.get(precision)
+        found = report.get("openvino") if isinstance(report, Mapping) else None
+        return isinstance(found, Mapping) and found.get("faults") == []
+
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
         """Read and verify the bundle at ``path``.

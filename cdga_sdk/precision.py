@@ -1,8 +1,9 @@
 """Which of a bundle's graphs runs on this machine.
 
-fp32, fp16 and the int8 graphs run wherever somebody asks for them. bf16 is for CPUs with instructions for it, in
-OpenVINO: elsewhere it would be slower than float32 or not run at all, so the bundle's float32 graph takes its place
-and says so. docs/decisions/0015-bf16.md
+fp32, fp16 and the int8 graphs run wherever somebody asks for them; where no runtime is named, int8 runs in OpenVINO if
+the bundle says that it is proven there (docs/decisions/0011-int8-by-search.md). bf16 is for CPUs with instructions for
+it, in OpenVINO: elsewhere it would be slower than float32 or not run at all, so the bundle's float32 graph takes its
+place and says so (docs/decisions/0015-bf16.md).
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def open_precision(bundle: Bundle, precision: str, **options: Unpack[RuntimeOpti
 
     def opened(graph: str, name: str, runtime: str = backend) -> Opened:
         wanted: RuntimeOptions = {**options, "backend": runtime}
-        choice = choose_backend(bundle.graph(graph), precision=name, **wanted)
+        proven = bundle.is_proven_in_openvino_too(graph)
+        choice = choose_backend(bundle.graph(graph), precision=name, proven_in_openvino=proven, **wanted)
         if runtime != backend:
             choice = replace(choice, walk=tuple(replace(c, reason=_BF16_HOME) for c in choice.walk))
         return Opened(precision=graph, choice=choice)

@@ -60,6 +60,7 @@ class _Wanted:
     threads: int | None
     throughput: bool
     on_incompatible: OnIncompatible
+    proven_in_openvino: bool
 
 
 class RuntimeOptions(TypedDict, total=False):
@@ -86,6 +87,7 @@ def choose_backend(
     threads: int | None = None,
     throughput: bool = False,
     on_incompatible: str = "rebuild",
+    proven_in_openvino: bool = False,
 ) -> Choice:
     """Open the runtime called ``backend`` for a bundle's graph, and tell why it is this one.
 
@@ -93,7 +95,7 @@ def choose_backend(
     minutes), else ONNX Runtime on CUDA where a driver is present, else OpenVINO where it is installed, else ONNX
     Runtime on the CPU; a library that cannot be loaded is passed by. All of them compute as the graph is typed, and
     with float32 the choice changes the speed and not the labels. With 8 bits it does, since runtimes round differently:
-    there ``auto`` passes OpenVINO by, for the gate of an int8 graph was ONNX Runtime's.
+    there ``auto`` passes OpenVINO by unless the graph is proven in it.
 
     Args:
         model_bytes: The ONNX file, verified by `Bundle.open`.
@@ -104,6 +106,7 @@ def choose_backend(
         throughput: As many frames a second as can be, each of which may take longer, where the runtime knows how.
         on_incompatible: What TensorRT does when no kept engine fits, one of `ON_INCOMPATIBLE`: build it, let ``auto``
             choose another runtime, or refuse.
+        proven_in_openvino: Whether an int8 graph passed its gate there too (`Bundle.is_proven_in_openvino_too`).
 
     Raises:
         UsageError: No backend, device or ``on_incompatible`` of that name.
@@ -124,6 +127,7 @@ def choose_backend(
         threads=threads,
         throughput=throughput,
         on_incompatible=on_incompatible,
+        proven_in_openvino=proven_in_openvino,
     )
     opened: Backend | None = None
     walk: list[Candidate] = []
@@ -197,8 +201,8 @@ def _onnxruntime_cuda(wanted: _Wanted) -> Backend | str:
 def _openvino(wanted: _Wanted) -> Backend | str:
     if other := _other_was_asked_for(wanted, "openvino", "cpu"):
         return other
-    if wanted.backend == "auto" and wanted.precision.startswith("int8"):
-        return f"passed by for {wanted.precision}: the gate was ONNX Runtime's"
+    if wanted.backend == "auto" and wanted.precision.startswith("int8") and not wanted.proven_in_openvino:
+        return f"passed by for {wanted.precision}: not proven in OpenVINO"
     try:
         from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
     except Exception as error:  # a broken installation raises anything

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cdga_export.parity import ParityReport
+from cdga_export.parity import ParityReport, openvino_line
 from cdga_sdk.bundle import EXTRA, About, ExtraBlock, Manifest, Precision, graph_file
 from cdga_sdk.errors import one_line
 
@@ -97,6 +97,8 @@ def _other_judge(parity: Mapping[Precision, ParityReport]) -> str:
 
 def _note(precision: Precision, report: ParityReport) -> str:
     lines = f"\n- {precision}: {report.arithmetic}." if report.arithmetic else ""
+    if report.openvino is not None:
+        lines += f"\n- {precision}: {openvino_line(report.openvino)}."
     if report.labels is not None:
         found = report.labels
         lines += f"\n- {precision}: mIoU {found.miou:.2f} on {found.frames} frames of {found.data}"

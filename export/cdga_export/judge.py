@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +24,10 @@ from cdga_export.parity import (
 from cdga_export.rounded import with_rounding
 from cdga_export.to_onnx import checked_bytes, onnx_of
 from cdga_sdk.backends.base import Backend
+from cdga_sdk.backends.choice import open_backend
 from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
 from cdga_sdk.bundle import Precision
-from cdga_sdk.errors import CdgaError, InputError
+from cdga_sdk.errors import CdgaError, InputError, MissingExtraError, ModelError, one_line
 from cdga_sdk.image import write_png
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, ClassSet
 from cdga_sdk.precision import computes_bf16
@@ -58,7 +59,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """On a graph that passed.
+    """On a graph.
 
     Attributes:
         report: The figures.
@@ -93,7 +94,7 @@ class Judge:
         self._quiet = quiet
         self._miou_fp32: float | None = None
         backend = OnnxRuntimeBackend(fp32, device="cpu")
-        self.fp32 = self._verdict("fp32", backend, None)
+        self.fp32 = self._admitted("fp32", backend, None)
         if labels is not None:
             self._miou_fp32 = self._miou(labels, backend, "fp32")
             if not np.isfinite(self._miou_fp32):
@@ -104,7 +105,7 @@ class Judge:
             )
 
     def proven(self, precision: Precision, graph: bytes, arithmetic: str | None = None) -> Verdict:
-        """The verdict on a graph of another precision.
+        """The verdict on a graph of another precision; on one in int8 OpenVINO's too, which refuses nothing.
 
         Args:
             precision: Of the graph.
@@ -114,7 +115,23 @@ class Judge:
         Raises:
             GateError: The graph differs too much.
         """
-        return self._verdict(precision, _judged(precision, graph), arithmetic)
+        verdict = self._admitted(precision, _judged(precision, graph), arithmetic)
+        if precision != "int8":
+            return verdict
+        return replace(verdict, report=replace(verdict.report, openvino=self._in_openvino(graph, arithmetic)))
+
+    def _in_openvino(self, graph: bytes, arithmetic: str | None) -> ParityReport | str:
+        """The report on an int8 graph in OpenVINO, or why there is none."""
+        try:
+            backend = open_backend(graph, precision="int8", backend="openvino", device="cpu")
+        except (MissingExtraError, ModelError, OSError) as error:  # OSError: a broken installation
+            return one_line(error)
+        return self._verdict("int8", backend, arithmetic).report
+
+    def _admitted(self, precision: Precision, backend: Backend, arithmetic: str | None) -> Verdict:
+        verdict = self._verdict(precision, backend, arithmetic)
+        self._refuse(verdict, precision)
+        return verdict
 
     def _verdict(self, precision: Precision, backend: Backend, arithmetic: str | None) -> Verdict:
         report, masks = compare(
@@ -133,10 +150,10 @@ class Judge:
         worst = [told.frame.name for told in self._references].index(report.worst_frame)
         told = self._references[worst]
         worst_bgr = side_by_side(told.frame.frame_rgb, told.mask, masks[worst], CITYSCAPES_PALETTE_RGB)
-        self._refuse(report, precision, worst_bgr)
         return Verdict(report=report, worst_bgr=worst_bgr)
 
-    def _refuse(self, report: ParityReport, precision: Precision, worst_bgr: UInt8Array) -> None:
+    def _refuse(self, verdict: Verdict, precision: Precision) -> None:
+        report = verdict.report
         picture = self._output.with_name(f"{self._output.name}.refused.{precision}.png")
         if not report.faults:
             with suppress(OSError):  # an earlier export's
@@ -146,7 +163,7 @@ class Judge:
         if report.is_constant:  # there is nothing to see
             refuse_below_gate(report, advice)
         try:
-            write_png(picture, worst_bgr)
+            write_png(picture, verdict.worst_bgr)
         except CdgaError:  # a place that cannot be written to: the refusal matters more
             refuse_below_gate(report, advice)
         refuse_below_gate(report, advice, picture)

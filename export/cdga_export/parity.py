@@ -33,6 +33,7 @@ __all__ = [
     "ParityReport",
     "Reference",
     "compare",
+    "openvino_line",
     "refuse_below_gate",
     "side_by_side",
     "with_labels",
@@ -129,6 +130,7 @@ class ParityReport:
         faults: What makes the report fail; empty when the gate is passed.
         labels: Scores on labelled footage, where it was given.
         arithmetic: What is in which precision, where that is not all.
+        openvino: Of an int8 graph: OpenVINO's report, whose faults refuse nothing, or why it could not be asked.
     """
 
     reference: str
@@ -144,6 +146,7 @@ class ParityReport:
     faults: tuple[str, ...]
     labels: LabelParity | None = None
     arithmetic: str | None = None
+    openvino: ParityReport | str | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -224,6 +227,19 @@ def with_labels(report: ParityReport, labels: LabelParity) -> ParityReport:
             f"(fp32 has {labels.miou_fp32:.2f})",
         )
     return replace(report, labels=labels, faults=faults)
+
+
+def openvino_line(openvino: ParityReport | str) -> str:
+    """What OpenVINO makes of an int8 graph that ONNX Runtime is proven with, in one line."""
+    if isinstance(openvino, str):
+        return f"for ONNX Runtime only: OpenVINO could not be asked ({openvino})"
+    if openvino.faults:
+        return f"for ONNX Runtime only: in OpenVINO {'; '.join(openvino.faults)}"
+    score = f", mIoU {openvino.labels.miou:.2f}" if openvino.labels else ""
+    return (
+        f"proven in OpenVINO too: {100 * openvino.agreement:.4f} % of pixels, "
+        f"worst frame {100 * openvino.worst_agreement:.4f} %{score}"
+    )
 
 
 def refuse_below_gate(report: ParityReport, advice: str, picture: Path | None = None) -> None:

@@ -12,11 +12,10 @@ from cdga_export.about import read_about
 from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
 from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
-from cdga_export.parity import ParityReport
-from cdga_sdk.backends.choice import open_backend
+from cdga_export.parity import ParityReport, openvino_line
 from cdga_sdk.bundle import PRECISIONS, Bundle, Precision
 from cdga_sdk.errors import UsageError
-from cdga_sdk.precision import computes_bf16
+from cdga_sdk.precision import computes_bf16, open_precision
 
 __all__ = ["parse_imgsz", "parse_precisions", "run_export"]
 
@@ -83,7 +82,10 @@ def run_export(
 
 
 def _lines(done: Exported) -> Iterator[str]:
-    yield from map(_line, done.parity.values())
+    for precision, report in done.parity.items():
+        yield _line(report)
+        if report.openvino is not None:
+            yield f"{precision}: {openvino_line(report.openvino)}"
     yield from _pace_lines(done.bundle)
     yield str(done.bundle.path)
 
@@ -100,24 +102,22 @@ def _line(report: ParityReport) -> str:
 
 def _pace_lines(bundle: Bundle) -> Iterator[str]:
     """Whether the precisions for CPUs pay on this machine."""
-    for precision, backend, runtime in (("int8", "onnxruntime", "ONNX Runtime"), ("bf16", "openvino", "OpenVINO")):
+    for precision in ("int8", "bf16"):
         if precision not in bundle.graphs:
             continue
         if precision == "bf16" and not computes_bf16():
             yield "bf16 cannot be timed here: OpenVINO is not installed, or this CPU has no bf16"
             continue
-        yield _pace_line(bundle, precision, backend, runtime)
+        yield _pace_line(bundle, precision)
 
 
-def _pace_line(bundle: Bundle, precision: str, backend: str, runtime: str) -> str:
+def _pace_line(bundle: Bundle, precision: str) -> str:
+    """Each graph in the runtime that would run it, which need not be the same."""
     frames = [np.ascontiguousarray(f.image_bgr[np.newaxis, :, :, ::-1]) for f in bundle.golden_frames()]
-    fp32, other = (
-        open_backend(bundle.graph(p), precision=p, backend=backend, device="cpu") for p in ("fp32", precision)
-    )
+    fp32, other = (open_precision(bundle, p, device="cpu").backend for p in ("fp32", precision))
     ratio = relative_time(other, fp32, frames)
-    if ratio < WORTH_IT:
-        return f"{precision} takes {ratio:.2f} of fp32's time here, in {runtime} on the CPU"
-    return f"{precision} is not worth it here: it takes {ratio:.2f} of fp32's time in {runtime} on this CPU"
+    time = f"{ratio:.2f} of fp32's time here, {other.name} against {fp32.name}"
+    return f"{precision} takes {time}" if ratio < WORTH_IT else f"{precision} is not worth it: it takes {time}"
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from benchmarks import peers, performance
 from benchmarks.peers import AGAIN, OURS, Case, Naive, Peer, Sample, TorchPostProcessing, Worker
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
@@ -50,6 +50,28 @@ def test_what_a_variant_raises_is_told_here(tmp_path: Path) -> None:
     case = Case(name="efficientvit_b0", weights=tmp_path / "absent.pt", is_published=True, folder=tmp_path)
     with Worker(partial(Naive, case)) as worker, pytest.raises(RuntimeError, match=r"absent\.pt"):
         worker.ask("labels", tmp_path / "in.mp4", 1)
+
+
+def test_a_precision_that_no_gate_admitted_takes_no_part(case: Case) -> None:
+    assert [name for name in peers.PEERS if not peers.takes_part(name, case)] == [peers.BF16, peers.INT8]
+
+
+def test_a_table_takes_variants_that_only_some_networks_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = {"naive": samples(8, 8, 8), OURS: samples(2, 2, 2), AGAIN: samples(2, 2, 2)}
+    questions = [
+        {
+            "network": network,
+            "clip": "960x540.mp4",
+            "agreement": dict.fromkeys(of_network, 1.0),
+            "scopes": {scope: peers._record(of_network) for scope in ("frame", "file")},
+        }
+        for network, of_network in (("one", variants), ("other", {**variants, peers.INT8: samples(1, 1, 1)}))
+    ]
+    monkeypatch.setattr(performance, "results", lambda name: {"questions": questions})
+    for title in ("peers-file", "peers-frame"):
+        (row,) = [line for line in performance.TABLES[title]().splitlines() if peers.INT8 in line]
+        assert row.startswith("| other, 960x540 | cdga, int8 | 1.0 | 2.0 | 1000.0 | 0.50 [0.50, 0.50] |")
+    assert peers.INT8 not in performance.TABLES["speed"]()
 
 
 def samples(*wall_ms: float) -> list[Sample]:

@@ -75,11 +75,15 @@ def bfloat16_convolutions(model: onnx.ModelProto) -> list[str]:
     return [conv.name for conv in convolutions(model) if conv.input[1] in half]
 
 
-def native_convolutions(backend: OpenVinoBackend) -> int:
-    """How many convolutions OpenVINO itself says it runs in bf16."""
+def executed(backend: OpenVinoBackend) -> list[tuple[str, str]]:
+    """Kind and arithmetic of every operator, as OpenVINO itself says it runs it."""
     nodes = [node.get_rt_info() for node in backend._compiled.get_runtime_model().get_ordered_ops()]
-    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in nodes]
-    return kinds.count(("Convolution", "bf16"))
+    return [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in nodes]
+
+
+def native_convolutions(backend: OpenVinoBackend) -> int:
+    """How many convolutions OpenVINO runs in bf16."""
+    return executed(backend).count(("Convolution", "bf16"))
 
 
 # --- the graph

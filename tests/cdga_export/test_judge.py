@@ -105,7 +105,7 @@ def test_int8_for_cpus_and_for_tensorrt_from_the_command_line(
     assert run(["export", str(tiny_run), "-o", str(output), *words]) == 0
     told = capsys.readouterr().err
     assert "of the convolutions' multiplications in 8 bits" in told
-    assert "of fp32's time" in told
+    assert "of fp32's time here, openvino cpu int8 against openvino cpu fp32" in told
     bundle = Bundle.open(output)
     assert bundle.manifest.precisions == ("fp32", "int8", "int8-trt")
     assert {kind_of_zeros(bundle.graph("int8")), kind_of_zeros(bundle.graph("int8-trt"))} == {"uint8", "int8"}

@@ -62,9 +62,15 @@ def test_auto_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-trt"])
-def test_int8_is_left_to_the_runtime_of_its_gate(precision: str) -> None:
+def test_8_bits_are_left_to_the_runtime_of_their_gate(precision: str) -> None:
     choice = choose_backend(PROBE_GRAPH, precision=precision, device="cpu")
-    assert reasons(choice)[2:] == [f"passed by for {precision}: the gate was ONNX Runtime's", FIRST]
+    assert reasons(choice)[2:] == [f"passed by for {precision}: not proven in OpenVINO", FIRST]
+
+
+@pytest.mark.usefixtures("with_openvino")
+def test_8_bits_that_are_proven_in_openvino() -> None:
+    choice = choose_backend(PROBE_GRAPH, precision="int8", device="cpu", proven_in_openvino=True)
+    assert reasons(choice)[2:] == [FIRST, LATER]
 
 
 @pytest.mark.usefixtures("without_driver", "with_openvino")
@@ -141,9 +147,10 @@ def walked(folder: Path, arguments: str = "") -> tuple[list[str], str]:
     return done.stdout.splitlines(), "".join(done.stderr.splitlines()[-1:])
 
 
-def test_openvino_that_is_not_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["", ", precision='int8', proven_in_openvino=True"])
+def test_openvino_that_is_not_installed(precision: str, tmp_path: Path) -> None:
     plant(tmp_path, "openvino", "raise ModuleNotFoundError('none', name='openvino')")
-    lines, _ = walked(tmp_path, ", device='cpu'")
+    lines, _ = walked(tmp_path, f", device='cpu'{precision}")
     assert lines[2] == "openvino cpu False not installed: pip install 'cdga-sdk[openvino]'"
     assert lines[3] == f"onnxruntime cpu True {FIRST}"
 
