@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def rows_of(folder: Path) -> list[Record]:
-    """The groups of one run after each of its rounds; nothing of an arm with none, or one."""
+    """The groups of one run after each of its rounds; nothing of an arm without groups."""
     config = read_run(folder)
-    if config.arm != "cdga" or config.num_groups < 2:
+    if config.arm != "cdga":
         return []
     assert config.target is not None, folder
     target = open_unlabelled(config.target, config.target_split, config.imgsz)
@@ -76,7 +76,6 @@ def rows_of(folder: Path) -> list[Record]:
         rows.append(
             {
                 "study": folder.parent.name,
-                "arm": folder.name.rpartition("-seed")[0],
                 "seed": config.seed,
                 "round": number,
                 "num_groups": config.num_groups,
