@@ -158,13 +158,22 @@ class Segmenter:
     def segment(
         self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
     ) -> SegResult:
-        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result."""
+        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
 
     def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
-        """The first part of `segment`: all that may be done to several frames of a stream at once."""
+        """The first part of `segment`: all that may be done to several frames of a stream at once.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
+        _refuse_other_arrays(image_bgr)
         clock = [time.perf_counter()]
         seen_bgr = resize_image(image_bgr, self.imgsz)
         seen_rgb = np.asarray(cv2.cvtColor(seen_bgr, cv2.COLOR_BGR2RGB), np.uint8)
@@ -338,9 +347,15 @@ def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UI
     return table
 
 
-def _bgr(image: UInt8Array, color: str) -> UInt8Array:
+def _refuse_other_arrays(image: UInt8Array) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
+
+
+def _bgr(image: UInt8Array, color: str) -> UInt8Array:
     if color not in {"bgr", "rgb"}:
         raise UsageError(f"unknown colour order '{color}'", fix="use 'bgr' or 'rgb'")
-    return image if color == "bgr" else np.ascontiguousarray(image[:, :, ::-1])
+    if color == "bgr":
+        return image
+    _refuse_other_arrays(image)
+    return np.ascontiguousarray(image[:, :, ::-1])
