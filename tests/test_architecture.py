@@ -178,7 +178,9 @@ def test_public_names_resolve() -> None:
     import cdga_sdk
 
     for name in cdga_sdk.__all__:
-        assert getattr(cdga_sdk, name)
+        made = getattr(cdga_sdk, name)
+        assert name == "__version__" or made.__module__ == cdga_sdk._HOMES[name]
+    assert {"LiveSource", "RunSummary", "Segmenter", "VideoOptions"} <= set(cdga_sdk.__all__)
     assert dir(cdga_sdk) == sorted(cdga_sdk.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         cdga_sdk.nothing  # noqa: B018
