@@ -128,7 +128,7 @@ class LiveSource:
         max_frames: Yield at most this many frames.
 
     Raises:
-        UsageError: An option is out of range, ``source`` is none, or it is iterated twice.
+        UsageError: An option is out of range, ``source`` is none, or it is entered or iterated twice.
         InputError: On enter, when it cannot be opened or gives no picture.
 
     Attributes:
@@ -189,6 +189,8 @@ class LiveSource:
         self._is_iterated = False
 
     def __enter__(self) -> Self:
+        if self.is_stopped or self._thread.ident is not None:
+            raise UsageError("a live source can be opened once", where=self.address.place, fix="make a new one")
         deadline_s = time.monotonic() + 2 * _OPEN_S
         self._thread.start()
         try:
@@ -215,7 +217,8 @@ class LiveSource:
         """Hang up; a reader that does not come back in `STOP_S` is left behind. May be called twice."""
         self.is_stopped = True
         self._waiting.end()
-        self._thread.join(STOP_S)
+        if self._thread.ident is not None:  # None before the thread has begun
+            self._thread.join(STOP_S)
 
     @property
     def size_wh(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import sys
@@ -344,11 +345,21 @@ def test_an_address_cannot_lead_to_a_file(clip: Clip) -> None:
 
 
 def test_wrong_options() -> None:
-    for options in ({"mode": "sometimes"}, {"reconnect_s": -1}, {"reconnect_s": float("nan")}, {"vid_stride": 0}):
+    wrong: list[dict[str, Any]] = [{"mode": "sometimes"}, {"reconnect_s": -1}, {"reconnect_s": math.nan}]
+    wrong += [{"vid_stride": 0}, {"end_s": math.inf}, {"end_s": math.nan}, {"start_s": math.inf}]
+    for options in wrong:
         with pytest.raises(UsageError):
             LiveSource("tcp://127.0.0.1:9", **options)
     with pytest.raises(UsageError, match="neither an address nor a camera"):
         LiveSource("ride.mp4")
+
+
+def test_close_without_entering() -> None:
+    source = LiveSource("tcp://127.0.0.1:9")
+    source.close()
+    source.close()
+    with pytest.raises(UsageError, match="can be opened once"):
+        source.__enter__()
 
 
 def test_it_is_read_once() -> None:
