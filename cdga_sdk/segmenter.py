@@ -300,7 +300,8 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: The output cannot be written, or ``options.smooth`` with a runtime that cannot; nothing is made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written; or ``options.smooth`` with a
+                runtime that cannot. Nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
         folder, video_path = Path(output), None

@@ -21,9 +21,16 @@ from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
-from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, SaveWhat, refuse_labels_of_images
-from cdga_sdk.video.sink import VideoSink
-from cdga_sdk.video.source import Frame, VideoSource
+from cdga_sdk.video.run_folder import (
+    FrameSegmenter,
+    RunFolder,
+    RunSummary,
+    SaveWhat,
+    check_save,
+    refuse_labels_of_images,
+)
+from cdga_sdk.video.sink import VideoSink, check_encoding
+from cdga_sdk.video.source import Frame, VideoSource, check_range
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 from cdga_sdk.video.yuv_overlay import Picture
 
@@ -80,6 +87,8 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
+        check_range(self.vid_stride, self.start_s, self.end_s, self.max_frames)
+        check_encoding(self.crf, self.preset)
         check_live(self.live, self.reconnect_s)
         check_share(self.smooth)
 
@@ -193,6 +202,7 @@ def segment_video(
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
     picture, where that can be, is faster.
     """
+    save = check_save(save)
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(Path(source), video_path)
@@ -257,9 +267,10 @@ def segment_images(
     An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
 
     Raises:
-        UsageError: ``save`` holds "labels".
+        UsageError: ``save`` holds "labels" or an unknown word, or is empty.
         InputError: Not one image could be read.
     """
+    save = check_save(save)
     refuse_labels_of_images(save)
     first_error: InputError | None = None
     with RunFolder(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:

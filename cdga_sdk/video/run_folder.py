@@ -46,6 +46,7 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "SaveWhat",
+    "check_save",
     "parse_save",
     "raise_if_degraded",
     "refuse_labels_of_images",
@@ -186,14 +187,27 @@ def parse_save(text: str) -> tuple[SaveWhat, ...]:
     """``"video,masks"`` as a tuple.
 
     Raises:
-        UsageError: A word that is not one of video, masks, labels, conf, json.
+        UsageError: A word that is not one of video, masks, labels, conf, json; or no word at all.
     """
-    words = [w.strip() for w in text.split(",") if w.strip()]
+    return check_save([w.strip() for w in text.split(",") if w.strip()], where="--save")
+
+
+def check_save(save: Sequence[str], *, where: str | None = None) -> tuple[SaveWhat, ...]:
+    """What there is to save, each once and always in the same order.
+
+    Raises:
+        UsageError: A word that is not one of video, masks, labels, conf, json; no word at all; or one text instead.
+    """
     allowed: tuple[SaveWhat, ...] = get_args(SaveWhat)
-    for word in words:
+    fix = f"use any of {','.join(allowed)}"
+    if isinstance(save, str):
+        raise UsageError(f"save is one text, '{save}'", where=where, fix=f"give words, as in ('{save}',)")
+    for word in save:
         if word not in allowed:
-            raise UsageError(f"cannot save '{word}'", where="--save", fix=f"use any of {','.join(allowed)}")
-    return tuple(w for w in allowed if w in words)
+            raise UsageError(f"cannot save '{word}'", where=where, fix=fix)
+    if not save:
+        raise UsageError("nothing to save", where=where, fix=fix)
+    return tuple(w for w in allowed if w in save)
 
 
 def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["VideoInfo", "VideoSink", "probe"]
+__all__ = ["VideoInfo", "VideoSink", "check_encoding", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
@@ -185,13 +185,20 @@ def _check_arguments(
         (min(size_wh) < 1, f"size_wh is {size_wh}; both must be 1 or more"),
         (rate <= 0, f"rate is {rate}; it must be above 0"),
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
-        (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
-        (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
         (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),
     )
     for is_wrong, message in wrong:
         if is_wrong:
             raise UsageError(message, where=path)
+    check_encoding(crf, preset)
+
+
+def check_encoding(crf: int, preset: str) -> None:
+    """Raise a UsageError for an option of x264 that is out of range."""
+    if not 0 <= crf <= 51:
+        raise UsageError(f"crf is {crf}; it must be 0 to 51")
+    if preset not in PRESETS:
+        raise UsageError(f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}")
 
 
 def _tick_options(time_base: Fraction) -> dict[str, str]:

@@ -610,8 +610,14 @@ def check_range(vid_stride: int, start_s: float | None, end_s: float | None, max
     """Raise a UsageError for an option of a source that is out of range."""
     wrong = (
         (vid_stride < 1, f"vid_stride is {vid_stride}; it must be 1 or more"),
-        (start_s is not None and not 0 <= start_s < math.inf, f"start_s is {start_s}; it must be 0 or more"),
-        (end_s is not None and not (start_s or 0) < end_s, f"end_s is {end_s}; it must be later than start_s"),
+        (
+            start_s is not None and not 0 <= start_s < math.inf,
+            f"start_s is {start_s}; it must be 0 or more, and finite",
+        ),
+        (
+            end_s is not None and not (start_s or 0) < end_s < math.inf,
+            f"end_s is {end_s}; it must be later than start_s, and finite",
+        ),
         (max_frames is not None and max_frames < 1, f"max_frames is {max_frames}; it must be 1 or more"),
     )
     for is_wrong, message in wrong:

@@ -316,12 +316,60 @@ def test_parse_save(text: str, save: tuple[str, ...]) -> None:
 def test_parse_save_refuses_other_words() -> None:
     with pytest.raises(UsageError, match="--save: cannot save 'mask'; use any of video,masks,labels,conf,json"):
         parse_save("video,mask")
+    with pytest.raises(UsageError, match="--save: nothing to save; use any of video,masks,labels,conf,json"):
+        parse_save(" , ")
+
+
+@pytest.mark.parametrize(
+    ("save", "reason"),
+    [
+        (("mask",), "cannot save 'mask'; use any of video,masks,labels,conf,json"),
+        (("masks", "Video"), "cannot save 'Video'"),
+        (("masks", 1), "cannot save '1'"),
+        ("video", r"save is one text, 'video'; give words, as in \('video',\)"),
+        ((), "nothing to save"),
+    ],
+)
+def test_other_words_to_save_are_refused(
+    segmenter: Segmenter, ride: Path, photos: list[Path], tmp_path: Path, save: Any, reason: str
+) -> None:
+    ways: list[Callable[[], object]] = [
+        lambda: segmenter.process_video(ride, tmp_path / "run", save=save),
+        lambda: segment_images(segmenter, photos, tmp_path / "run", save=save),
+    ]
+    for way in ways:
+        with pytest.raises(UsageError, match=reason):
+            way()
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_to_save_may_be_a_list_in_any_order(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    run(segmenter, ride, tmp_path / "run", save=["json", "masks", "json"], options=VideoOptions(max_frames=1))
+    assert names(tmp_path / "run") == ["masks/ride_000000.png", "stats.jsonl", "summary.json"]
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_is_a_share(alpha: float) -> None:
     with pytest.raises(UsageError, match="wanted 0 to 1"):
         VideoOptions(alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"start_s": 5, "end_s": 3}, "end_s is 3; it must be later than start_s"),
+        ({"end_s": float("inf")}, "end_s is inf; it must be later than start_s, and finite"),
+        ({"end_s": float("nan")}, "end_s is nan"),
+        ({"start_s": float("inf")}, "start_s is inf; it must be 0 or more, and finite"),
+        ({"vid_stride": 0}, "vid_stride is 0; it must be 1 or more"),
+        ({"max_frames": 0}, "max_frames is 0; it must be 1 or more"),
+        ({"crf": 52}, "crf is 52; it must be 0 to 51"),
+        ({"preset": "warp"}, "preset is 'warp'; it must be one of ultrafast, "),
+    ],
+)
+def test_options_out_of_range_are_refused_where_they_are_given(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        VideoOptions(**options)
 
 
 def test_percentiles_are_within_two_percent() -> None:
