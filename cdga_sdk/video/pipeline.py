@@ -100,17 +100,17 @@ def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
 
 
 def open_video(
-    source: str | Path | LiveSource, options: VideoOptions
+    source: str | Path | VideoSource | LiveSource, options: VideoOptions
 ) -> AbstractContextManager[VideoSource | LiveSource]:
     """What reads ``source``, a video file, an address or a camera; it opens on entering.
 
-    A live source that is open already is read as it is, and stays open.
+    What is open already is read as it is, and stays open.
 
     Raises:
         UsageError: An option is out of range.
         InputError: An address of a kind that is not read; on entering, a source that cannot be opened.
     """
-    if isinstance(source, LiveSource):
+    if isinstance(source, VideoSource | LiveSource):
         return nullcontext(source)
     address = live_address(source)
     if address is None:
@@ -187,7 +187,7 @@ def segmented(
 
 def segment_video(
     segmenter: FrameSegmenter,
-    source: str | Path | LiveSource,
+    source: str | Path | VideoSource | LiveSource,
     folder: Path,
     *,
     save: Sequence[SaveWhat],
@@ -198,6 +198,8 @@ def segment_video(
 ) -> RunSummary:
     """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
 
+    A source that is open already has to be open with the same ``options``.
+
     Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
     picture, where that can be, is faster.
@@ -205,7 +207,7 @@ def segment_video(
     save = check_save(save)
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
-        _refuse_own_input(Path(source), video_path)
+        _refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), video_path)
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
     with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
         place = _place(frames)

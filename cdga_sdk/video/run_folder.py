@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Literal, Protocol, get_args
+from typing import IO, Final, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -47,12 +48,15 @@ __all__ = [
     "RunSummary",
     "SaveWhat",
     "check_save",
+    "earlier_outputs",
     "parse_save",
     "raise_if_degraded",
     "refuse_labels_of_images",
 ]
 
 SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
+_OUTPUTS: Final = ("overlay.mp4", "overlay", "masks", "labels.nut", "conf", "stats.jsonl", "summary.json")
+_PARTIAL: Final = re.compile(r"\.partial(\.whole)?(?=\.\w+$)")
 STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
 
 
@@ -218,6 +222,17 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
     """
     if "labels" in save:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
+
+
+def earlier_outputs(folder: Path) -> list[str]:
+    """Names of what a run, whole or not, has left in ``folder``.
+
+    Raises:
+        UsageError: The folder cannot be read.
+    """
+    with _named_errors(folder):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name for name in names if _PARTIAL.sub("", name) in _OUTPUTS)
 
 
 def raise_if_degraded(summary: RunSummary) -> None:

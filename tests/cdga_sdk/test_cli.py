@@ -221,6 +221,19 @@ def test_lost_images_are_exit_code_4(cdga: Callable[..., int], picture: Picture,
     assert cdga("in/b.png") == 3
 
 
+def test_a_video_without_an_index_does_not_end_the_others(
+    cdga: Callable[..., int], ride: Path, capsys: Captured
+) -> None:
+    for name in ("in/a.mp4", "in/b.mp4", "in/c.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(ride, name)
+    Path("in/b.mp4").write_bytes(ride.read_bytes()[:300])
+    assert cdga("in", "--save", "json") == 4
+    assert sorted(p.name for p in Path("runs/segment").iterdir()) == ["a", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["12", "skipped:", "12", "error[E-DEGRADED]:"]
+
+
 def test_cut_video_is_exit_code_4(cdga: Callable[..., int], long_ride: Path, capsys: Captured) -> None:
     Path("cut.mp4").write_bytes(long_ride.read_bytes()[: long_ride.stat().st_size // 10])
     assert cdga("cut.mp4", "--save", "json") == 4
