@@ -32,6 +32,7 @@ from cdga_sdk.video.run_folder import (
     RunSummary,
     SaveWhat,
     earlier_outputs,
+    is_overlay_alone,
     raise_if_degraded,
     refuse_labels_of_images,
 )
@@ -309,4 +310,6 @@ def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None]:
     output = request.output
     if output is not None and not _names_video(output):
         return new_run_folder(output.parent, output.name, exist_ok=True), None
+    if output is not None and is_overlay_alone(request.save):
+        return output.parent, output
     return new_run_folder(request.project, name, exist_ok=request.exist_ok), output

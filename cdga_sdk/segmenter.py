@@ -290,7 +290,7 @@ class Segmenter:
             source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
                 `LiveSource`.
             output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
-                beside it takes the rest.
+                beside it takes the rest, if there is any.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.

@@ -227,6 +227,11 @@ class LiveSource:
         return width, height
 
     @property
+    def repaired_pts(self) -> int:
+        """Frames within a connection whose presentation time had to be changed so far."""
+        return self._clock.repaired
+
+    @property
     def dropped_frames(self) -> int:
         """Decoded frames that were wanted, but had to make room for newer ones."""
         return self._waiting.dropped

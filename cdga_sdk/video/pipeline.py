@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -24,9 +25,12 @@ from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
 from cdga_sdk.video.run_folder import (
     FrameSegmenter,
     RunFolder,
+    RunPlan,
     RunSummary,
     SaveWhat,
+    SourceCounts,
     check_save,
+    is_overlay_alone,
     refuse_labels_of_images,
 )
 from cdga_sdk.video.sink import VideoSink, check_encoding
@@ -205,16 +209,29 @@ def segment_video(
     picture, where that can be, is faster.
     """
     save = check_save(save)
+    owns_folder = video_path is None or not is_overlay_alone(save)
     video_path = video_path or folder / "overlay.mp4"
     if not isinstance(source, LiveSource):
         _refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), video_path)
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
-    with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
-        place = _place(frames)
-        outputs.live = frames if isinstance(frames, LiveSource) else None
-        outputs.frames_at_once = 1 if outputs.live else segmenter.frames_at_once
-        outputs.smooth = options.smooth
-        outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
+    if not owns_folder:
+        folder = video_path.parent
+
+    def plan(frames: VideoSource | LiveSource) -> RunPlan:
+        return RunPlan(
+            folder=folder,
+            owns_folder=owns_folder,
+            save=save,
+            source=_place(frames),
+            expected_frames=frames.num_frames_hint if options == _whole_video(options) else None,
+            frames_at_once=1 if isinstance(frames, LiveSource) else segmenter.frames_at_once,
+            smooth=options.smooth,
+        )
+
+    with (
+        open_video(source, options) as frames,
+        RunFolder(plan(frames), segmenter, partial(_counts_of, frames)) as outputs,
+    ):
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
@@ -226,13 +243,12 @@ def segment_video(
             name = f"{_stem(frames)}_{made.result.frame:06d}"
             outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts, picture=picture)
 
-        at_once = outputs.frames_at_once
+        place, at_once = outputs.plan.source, outputs.plan.frames_at_once
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
             for made in segmented(segmenter, decoded, place=place, at_once=at_once, smoother=smoother):
                 if on_frame:
                     on_frame(made.result)
                 behind.put(made)
-        outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
         if not outputs.frames:
             raise _nothing_from(frames)
     return outputs.summary
@@ -275,9 +291,14 @@ def segment_images(
     save = check_save(save)
     refuse_labels_of_images(save)
     first_error: InputError | None = None
-    with RunFolder(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
-        outputs.expected_frames = len(images)
-        outputs.frames_at_once = segmenter.frames_at_once
+    plan = RunPlan(
+        folder=folder,
+        save=save,
+        source=str(images[0] if len(images) == 1 else images[0].parent),
+        expected_frames=len(images),
+        frames_at_once=segmenter.frames_at_once,
+    )
+    with RunFolder(plan, segmenter) as outputs:
 
         def segmented(numbered: tuple[int, Path]) -> tuple[SegResult, float] | InputError:
             index, path = numbered
@@ -289,7 +310,7 @@ def segment_images(
             decode_ms = 1e3 * (time.perf_counter() - clock)
             return segmenter.segment(image_bgr, source=str(path), frame=index), decode_ms
 
-        made = in_order(segmented, enumerate(images), at_once=outputs.frames_at_once)
+        made = in_order(segmented, enumerate(images), at_once=plan.frames_at_once)
         for path, name, found in zip(images, _unique_stems(images), made, strict=True):
             if isinstance(found, InputError):
                 first_error = first_error or found
@@ -344,6 +365,16 @@ def _place(frames: VideoSource | LiveSource) -> str:
 
 def _stem(frames: VideoSource | LiveSource) -> str:
     return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
+
+
+def _counts_of(frames: VideoSource | LiveSource, written: int, announced: int | None) -> SourceCounts:
+    live = frames if isinstance(frames, LiveSource) else None
+    return SourceCounts(
+        lost=_losses_of(frames, written, announced),
+        mended={"repaired_pts": frames.repaired_pts, "size_changes": frames.size_changes},
+        dropped_frames=live.dropped_frames if live else 0,
+        reconnects=live.reconnects if live else 0,
+    )
 
 
 def _losses_of(frames: VideoSource | LiveSource, read: int, announced: int | None) -> dict[str, int]:

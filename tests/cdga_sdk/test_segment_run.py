@@ -181,6 +181,14 @@ def test_a_folder_that_holds_other_things_is_taken(segmenter: Segmenter, place: 
     assert len(everything(Path("out"))) == 6
 
 
+def test_an_overlay_alone_makes_no_run_folder(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), save=("video",)))
+    assert sorted(p.name for p in place.iterdir()) == ["media", "own.mp4"]
+    assert capsys.readouterr().err.endswith(" · own.mp4\n")
+
+
 def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
     with pytest.raises(UsageError, match="--output names one place, got 3 sources"):
         run_segment(segmenter, request("media", output=Path("out")))

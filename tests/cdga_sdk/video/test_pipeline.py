@@ -64,7 +64,8 @@ def test_video_run_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> N
         ["overlay.mp4", "stats.jsonl", "summary.json", *(f"{d}/{n}" for d in ("masks", "conf") for n in each)]
     )
     assert summary.status == "done"
-    assert summary.outputs == ["conf", "masks", "overlay.mp4", "stats.jsonl"]
+    assert summary.outputs == ["conf", "masks", "overlay.mp4", "stats.jsonl", "summary.json"]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["outputs"] == summary.outputs
     info = probe(tmp_path / "run/overlay.mp4")
     assert (info.num_frames, info.average_rate, info.size_wh) == (12, Fraction(25), (128, 64))
     assert info.duration_s == pytest.approx(12 / 25)
@@ -96,6 +97,7 @@ def test_stats_and_summary(segmenter: Segmenter, ride: Path, tmp_path: Path) -> 
     assert record["status"] == "done"
     assert (record["frames"], record["expected_frames"]) == (12, 12)
     assert record["lost"] == {"corrupt_packets": 0, "corrupt_frames": 0, "missing_frames": 0}
+    assert record["mended"] == {"repaired_pts": 0, "size_changes": 0, "resized_frames": 0}
     assert (record["backend"], record["model"]) == (segmenter.backend_name, segmenter.model_id)
     assert record["precision"] == segmenter.precision == "fp32"
     assert record["backend_choice"] == [asdict(candidate) for candidate in segmenter.backend_choice]
@@ -125,14 +127,59 @@ def test_saving_nothing_but_masks(segmenter: Segmenter, ride: Path, tmp_path: Pa
 
 
 def test_overlay_beside_the_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
-    run(segmenter, ride, tmp_path / "run", video_path=tmp_path / "own.mp4")
+    summary = run(segmenter, ride, tmp_path / "run", video_path=tmp_path / "own.mp4")
     assert names(tmp_path) == ["own.mp4", "run/stats.jsonl", "run/summary.json"]
+    assert summary.outputs == [str(tmp_path / "own.mp4"), "stats.jsonl", "summary.json"]
+    assert all(Path(summary.folder, output).exists() for output in summary.outputs)
+    assert summary.line().endswith(f" · {tmp_path / 'own.mp4'}, {tmp_path / 'run'}")
+
+
+def test_an_overlay_alone_needs_no_folder(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    summary = segmenter.process_video(ride, tmp_path / "own.mp4", save=("video",))
+    assert [p.name for p in tmp_path.iterdir()] == ["own.mp4"]
+    assert (summary.folder, summary.outputs) == (str(tmp_path), ["own.mp4"])
+    assert summary.line().endswith(f" · {tmp_path / 'own.mp4'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run(
+            segmenter,
+            ride,
+            tmp_path / "run",
+            save=("video",),
+            video_path=tmp_path / "empty/own.mp4",
+            options=VideoOptions(start_s=100),
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "own.mp4"]  # it was there before, and is somebody's
+
+
+def test_outputs_are_what_this_run_has_written(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    for name in ("notes.txt", "overlay.mp4", "labels.partial.nut"):
+        (tmp_path / name).touch()
+    (tmp_path / "conf").mkdir()
+    summary = run(segmenter, ride, tmp_path, save=("masks", "json"))
+    assert summary.outputs == ["masks", "stats.jsonl", "summary.json"]
+    assert run(segmenter, ride, tmp_path, save=("video",)).outputs == ["overlay.mp4"]
+
+
+def test_what_a_source_mended_is_told(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    parts = [clip("a.ts", num_frames=5), clip("b.ts", num_frames=4, size_wh=(32, 32))]
+    (tmp_path / "joined.ts").write_bytes(b"".join(p.read_bytes() for p in parts))
+    summary = run(segmenter, tmp_path / "joined.ts", tmp_path / "run")
+    assert summary.mended == {"repaired_pts": 4, "size_changes": 1, "resized_frames": 4}
+    assert (summary.status, sum(summary.lost.values())) == ("done", 0)
+    summary = run(segmenter, tmp_path / "joined.ts", tmp_path / "masks", save=("masks", "json"))
+    assert summary.mended == {"repaired_pts": 4, "size_changes": 1}
 
 
 def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frame lies in the range"):
         run(segmenter, ride, tmp_path, options=VideoOptions(start_s=100))
     assert not {"overlay.mp4", "stats.jsonl", "summary.json"} & set(names(tmp_path))
+    (tmp_path / "run").mkdir(parents=True)
+    (tmp_path / "run/stats.partial.jsonl").touch()  # of another run, which is none of this one's business
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run(segmenter, ride, tmp_path / "run", save=("masks",), options=VideoOptions(start_s=100))
+    assert names(tmp_path) == ["run/stats.partial.jsonl"]
 
 
 @pytest.mark.parametrize(("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {})])
@@ -169,6 +216,21 @@ def test_damage_within_a_video_is_counted(segmenter: Segmenter, clip: Clip, tmp_
     assert json.loads((tmp_path / "run/summary.json").read_text())["lost"] == summary.lost
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("mine")])
+def test_a_stopped_run_tells_what_was_lost_until_then(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, error: BaseException
+) -> None:
+    path = clip("ride.ts", num_frames=60)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : len(data) // 3] = bytes(len(data) // 3 - len(data) // 4)
+    path.write_bytes(data)
+    with pytest.raises(type(error)):
+        run(segmenter, path, tmp_path / "run", on_frame=stop_after(35, error))
+    lost = json.loads((tmp_path / "run/summary.json").read_text())["lost"]
+    assert lost["corrupt_packets"] + lost["corrupt_frames"] > 0
+    assert lost["missing_frames"] == 0  # what is behind the end of this run is not lost
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -190,7 +252,7 @@ def test_stopped_run_keeps_what_was_made(
     assert len(lines(tmp_path / "stats.partial.jsonl")) == 7
     assert len(names(tmp_path / "masks")) == 7
     record = json.loads((tmp_path / "summary.json").read_text())
-    assert (record["status"], record["frames"]) == (status, 7)
+    assert (record["status"], record["frames"], record["outputs"]) == (status, 7, top)
 
 
 def test_second_run_replaces_the_partial_files(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
@@ -251,6 +313,7 @@ def test_image_run_folder(segmenter: Segmenter, photos: list[Path], tmp_path: Pa
     each = [f"{d}/{n}.{s}" for d, s in (("overlay", "jpg"), ("masks", "png"), ("conf", "png")) for n in "abc"]
     assert names(tmp_path / "run") == sorted([*each, "stats.jsonl", "summary.json"])
     assert (summary.status, summary.frames, summary.expected_frames) == ("done", 3, 3)
+    assert (summary.outputs, summary.mended) == (["conf", "masks", "overlay", "stats.jsonl", "summary.json"], {})
     assert summary.source == str(tmp_path / "in")
     for path in photos:
         result = segmenter(path)
