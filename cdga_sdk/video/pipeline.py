@@ -21,6 +21,7 @@ from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
+from cdga_sdk.video.partial import refuse_own_input
 from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, SaveWhat, refuse_labels_of_images
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.source import Frame, VideoSource
@@ -193,9 +194,10 @@ def segment_video(
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
     picture, where that can be, is faster.
     """
-    video_path = video_path or folder / "overlay.mp4"
+    video_path, labels_path = video_path or folder / "overlay.mp4", folder / "labels.nut"
     if not isinstance(source, LiveSource):
-        _refuse_own_input(Path(source), video_path)
+        for output in (video_path, labels_path):
+            refuse_own_input(Path(source), output)
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
     with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
         place = _place(frames)
@@ -206,7 +208,7 @@ def segment_video(
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
-            outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
+            outputs.attach_labels(_label_sink(frames, labels_path, options))
         is_painted = on_frame is not None and may_paint
 
         def write(made: Made) -> None:
@@ -301,11 +303,6 @@ def _unique_stems(paths: Iterable[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _refuse_own_input(source: Path, output: Path) -> None:
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError("would write over its own input", where=source, fix="choose another output")
 
 
 def _whole_video(options: VideoOptions) -> VideoOptions:

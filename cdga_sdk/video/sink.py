@@ -47,8 +47,8 @@ class VideoSink(PartialVideo):
     variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
 
     Args:
-        path: the final file; its name ends in ``.mp4``. Replaced on success only. That it is not the input
-            is for the caller to check. A ``.partial.mp4`` of an earlier run is replaced at once.
+        path: the final file; its name ends in ``.mp4``. Replaced on success only. A ``.partial.mp4`` of an
+            earlier run is replaced at once. That neither is the input is for the caller to check; see `PartialVideo`.
         size_wh: width and height of the frames. Odd sizes are padded by one repeated edge pixel.
         rate: nominal frames per second; only a hint where the frame rate varies.
         time_base: seconds of one tick of ``pts``.

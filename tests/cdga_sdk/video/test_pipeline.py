@@ -129,6 +129,23 @@ def test_overlay_beside_the_folder(segmenter: Segmenter, ride: Path, tmp_path: P
     assert names(tmp_path) == ["own.mp4", "run/stats.jsonl", "run/summary.json"]
 
 
+@pytest.mark.parametrize(
+    "name", ["own.mp4", "own.partial.mp4", "own.partial.whole.mp4", "run/labels.partial.nut", "linked.mp4"]
+)
+def test_the_input_is_kept(segmenter: Segmenter, ride: Path, tmp_path: Path, name: str) -> None:
+    """Also where it has the name of what an interrupted run leaves, or another name of the same file has."""
+    source = tmp_path / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(ride.read_bytes())
+    if name == "linked.mp4":
+        (tmp_path / "own.partial.mp4").hardlink_to(source)
+    before = names(tmp_path)
+    with pytest.raises(UsageError, match=r"over its own input.*choose another output"):
+        run(segmenter, source, tmp_path / "run", save=("video", "labels"), video_path=tmp_path / "own.mp4")
+    assert names(tmp_path) == before
+    assert source.read_bytes() == ride.read_bytes()
+
+
 def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frame lies in the range"):
         run(segmenter, ride, tmp_path, options=VideoOptions(start_s=100))
