@@ -212,7 +212,8 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> i
         copy = writer.add_stream_from_template(stream, opaque=True)
         shift: int | None = None
         for packet in reader.demux(stream):
-            if packet.pts is None or packet.dts is None:  # the empty packet at the end
+            # The last one is empty; one of which the disk took a part only is marked.
+            if packet.pts is None or packet.dts is None or packet.is_corrupt:
                 continue
             assert packet.time_base == Fraction(1, time_base.denominator)
             shift = first_pts * time_base.numerator - packet.pts if shift is None else shift

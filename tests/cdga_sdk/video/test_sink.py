@@ -262,6 +262,22 @@ def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> N
     assert names(tmp_path) == ["out.partial.mp4"]
 
 
+def test_disk_full_within_the_last_packet(tmp_path: Path, full_disk_after: FullDisk) -> None:
+    """A part of it can be read back, so that the packets' number alone tells of nothing."""
+    size = _size_of_partial(tmp_path / "whole.mp4")
+    with pytest.raises(ResourceError, match="its last 1 frames did not reach"), full_disk_after(size - 1000):
+        _size_of_partial(tmp_path / "out.mp4")
+    assert names(tmp_path) == ["out.partial.mp4", "whole.mp4"]
+
+
+def _size_of_partial(path: Path) -> int:
+    with sink_at(path, crf=1) as sink:
+        for tick in range(10):
+            sink.write(picture(tick), tick)
+        sink._close_partial()
+        return sink.path.stat().st_size
+
+
 def test_disk_full_while_publishing(tmp_path: Path, full_disk_after: FullDisk) -> None:
     with sink_at(tmp_path / "out.mp4") as sink:
         for tick in range(30):
