@@ -59,7 +59,7 @@ _DEMUXERS = {
     "MPEG-PS": "mpeg",
     "FLV": "flv",
 }
-_INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe at or before the target
+_INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe
 
 NUT = "a NUT file"  # by `sniff`; no video, but what label maps are kept in
 
@@ -94,6 +94,7 @@ _HEAD_BYTES = 4096
 MAX_PIXELS = 2**26  # 8192 x 8192: a forged header cannot ask for more memory than this
 _MAX_READ_ERRORS = 64  # in a row, before the rest of a file is given up
 _MAX_LEADING_PACKETS = 1000  # without one decoded frame, before a stream is refused
+_STEP_BACK_S = 1  # at first, where seeking landed too late; doubled each time
 _RESTART_S = 1  # pts that fall back further than this mean that the recorder's clock was restarted
 
 
@@ -314,14 +315,18 @@ class _Decoder:
     def __init__(self, path: Path, threads: ThreadType, counts_after_pts: float = -math.inf) -> None:
         self.path, self.corrupt_packets = path, 0
         self._threads, self._counts_after_pts = threads, counts_after_pts
+        self.container: InputContainer | None = None
+        self._open()
+
+    def _open(self) -> None:
         self._in_flight = 0
-        self.container: InputContainer | None = open_container(path)
+        self.container = open_container(self.path)
         try:
-            self.stream = video_stream(self.container, path)
+            self.stream = video_stream(self.container, self.path)
         except BaseException:
             self.close()
             raise
-        self.stream.thread_type = threads
+        self.stream.thread_type = self._threads
         self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
     def close(self) -> None:
@@ -330,8 +335,26 @@ class _Decoder:
         if container is not None:
             container.close()
 
-    def seek(self, pts: int) -> bool:
-        """Go to a keyframe at or before ``pts``; False where the file cannot be sought in."""
+    def frames_from(self, pts: int) -> Iterator[VideoFrame]:
+        """Yield every frame from one that is shown at ``pts`` or earlier; from the beginning where none is found.
+
+        FFmpeg looks for a keyframe by decoding times, and with B-frames that one may be shown too late.
+        """
+        assert self.stream.time_base is not None
+        start_pts, counted = self.stream.start_time or 0, self.corrupt_packets
+        back, step = 0, math.ceil(_STEP_BACK_S / self.stream.time_base)
+        while (not back or pts - back >= start_pts) and self._seek(pts - back):
+            frames = self.frames()
+            first = next(frames, None)
+            if first is not None and (first.pts is None or first.pts <= pts):
+                return chain([first], frames)
+            self.corrupt_packets = counted  # those of this try are met again
+            back = 2 * back or step
+        self.close()
+        self._open()
+        return self.frames()
+
+    def _seek(self, pts: int) -> bool:
         assert self.container is not None
         self._in_flight = 0
         try:
@@ -365,9 +388,7 @@ class _Decoder:
         after = -math.inf if last_pts is None else last_pts
         again = _Decoder(self.path, ThreadType.SLICE, after)
         try:
-            if last_pts is not None and not again.seek(last_pts):
-                return
-            for frame in again.frames():
+            for frame in again.frames() if last_pts is None else again.frames_from(last_pts):
                 if frame.pts is not None and frame.pts > after:
                     yield frame
                 if self.container is None:
@@ -591,9 +612,12 @@ class VideoSource:
         """Seek where an index makes that exact; elsewhere decode and drop, which is slow but misses nothing."""
         decoder = self._decoder
         assert decoder is not None
-        if start_pts is None or decoder.container is None or decoder.container.format.name not in _INDEXED:
+        first_pts = self._first.pts
+        if start_pts is None or first_pts is None or start_pts <= first_pts:
             return chain([self._first], self._decoded)
-        return decoder.frames() if decoder.seek(start_pts) else chain([self._first], self._decoded)
+        if decoder.container is None or decoder.container.format.name not in _INDEXED:
+            return chain([self._first], self._decoded)
+        return decoder.frames_from(start_pts)
 
 
 def _with_next(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:
