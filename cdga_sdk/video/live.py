@@ -145,10 +145,12 @@ class LiveSource:
         codec: Name of the decoder.
         overlay_tags: Colours to write an overlay in; see `VideoSource`.
         num_frames_hint: None: nobody knows.
+        num_frames_expected: The same.
     """
 
     time_base: Final = TIME_BASE
     num_frames_hint: Final = None
+    num_frames_expected: Final = None
 
     def __init__(
         self,

@@ -204,7 +204,7 @@ def segment_video(
         outputs.live = frames if isinstance(frames, LiveSource) else None
         outputs.frames_at_once = 1 if outputs.live else segmenter.frames_at_once
         outputs.smooth = options.smooth
-        outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
+        outputs.expected_frames = frames.num_frames_expected if options == _whole_video(options) else None
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
@@ -330,10 +330,11 @@ def _stem(frames: VideoSource | LiveSource) -> str:
     return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
 
 
-def _losses_of(frames: VideoSource | LiveSource, read: int, announced: int | None) -> dict[str, int]:
+def _losses_of(frames: VideoSource | LiveSource, read: int, expected: int | None) -> dict[str, int]:
     damaged = {"corrupt_packets": frames.corrupt_packets, "corrupt_frames": frames.corrupt_frames}
     if isinstance(frames, LiveSource):
         return damaged | {"lost_source": int(frames.is_lost)}
-    # Containers miscount by a frame or two (edit lists); a shortage beyond that is a loss that no packet told of.
-    missing = max(0, (announced or 0) - read)
-    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0}
+    # Some of the expected frames cannot be shown: an encoder left them out, or they refer to what was cut away before
+    # them. A shortage beyond that is a loss that no packet told of.
+    missing = max(0, (expected or 0) - read)
+    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (expected or 0)) else 0}

@@ -124,7 +124,8 @@ class RunSummary:
         source: The file, folder or live source that was segmented, without its secrets.
         folder: Where the outputs are.
         frames: Frames segmented and written.
-        expected_frames: What the container announced, where it did.
+        expected_frames: Frames that the container's index names, or that its header claims where the file was cut
+            short; None where neither says. Of images their number.
         wall_s: Seconds from the first frame to the last.
         stage_ms_p50: Median milliseconds of each stage.
         stage_ms_p95: 95th percentile of each stage.

@@ -65,8 +65,9 @@ NUT = "a NUT file"  # by `sniff`; no video, but what label maps are kept in
 
 _MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx"})
 _IMAGE_BRANDS = frozenset({b"heic", b"heix", b"heif", b"mif1", b"avif"})
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _MAGIC = (
-    (b"\x1aE\xdf\xa3", "Matroska or WebM"),
+    (_EBML, "Matroska or WebM"),
     (b"FLV\x01", "FLV"),
     (b"nut/multimedia container\x00", NUT),
     (b"\x00\x00\x01\xba", "MPEG-PS"),
@@ -212,6 +213,30 @@ def _has_index(path: Path) -> bool:
                 return False
             file.seek(start + size)
     return False
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether a Matroska or AVI file ends before its first bytes say that it does (RFC 8794, 4 and 5)."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head[:4] == b"RIFF":
+        return end < 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != _EBML:
+        return False
+    length, start = _ebml_size(head, 4)
+    segment = start + (length or 0)
+    if head[segment : segment + 4] != _SEGMENT:
+        return False
+    length, start = _ebml_size(head, segment + 4)
+    return length is not None and end < start + length
+
+
+def _ebml_size(data: bytes, start: int) -> tuple[int | None, int]:
+    """The length that stands at ``start``, None where it is not known, and where what it measures begins."""
+    width = 9 - data[start : start + 1].ljust(1, b"\0")[0].bit_length()
+    bits = int.from_bytes(data[start : start + width], "big") & ((1 << 7 * width) - 1)
+    return (None if bits == (1 << 7 * width) - 1 else bits), start + width
 
 
 def video_stream(container: InputContainer, path: str | Path) -> VideoStream:
@@ -458,7 +483,9 @@ class VideoSource:
         time_base: seconds of one tick of ``pts``.
         codec: name of the decoder, such as ``h264``.
         overlay_tags: colours to write an overlay in: those of the first frame's ``picture``, BT.709 where it has none.
-        num_frames_hint: frames that the container claims, by its duration where it has no count; may be wrong.
+        num_frames_hint: frames that the container claims, by its duration and rate where it has no count; for progress.
+        num_frames_expected: frames that an MP4, MOV or AVI shows by its index, without those that an edit list hides.
+            Of a Matroska or AVI file that was cut short the hint. None otherwise: nobody knows.
     """
 
     def __init__(
@@ -508,9 +535,12 @@ class VideoSource:
         stream = decoder.stream
         assert stream.time_base is not None
         self.time_base: Fraction = stream.time_base
-        self.average_rate: Fraction = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self.average_rate: Fraction = _rate_of(stream)
         self.codec: str = stream.codec_context.name
-        self.num_frames_hint: int | None = self._claimed_frames(decoder)
+        assert decoder.container is not None
+        expected = _expected_frames(decoder.container, stream, self.path)
+        self.num_frames_expected: int | None = expected
+        self.num_frames_hint: int | None = expected or _claimed_frames(decoder.container, stream)
         step = max(1, round(1 / (self.average_rate * self.time_base)))
         self._clock = _Clock(step, round(_RESTART_S / self.time_base))
         self._decoded = decoder.frames()
@@ -519,12 +549,6 @@ class VideoSource:
         self._shape_hw = self._upright.shape_hw(self._first)
         picture = self._upright.picture(self._first)
         self.overlay_tags: ColorTags = BT709 if picture is None else picture.tags
-
-    def _claimed_frames(self, decoder: _Decoder) -> int | None:
-        if decoder.stream.frames:
-            return decoder.stream.frames
-        duration = decoder.container.duration if decoder.container is not None else None
-        return round(Fraction(duration, av.time_base) * self.average_rate) if duration else None
 
     def _first_frame(self) -> VideoFrame:
         frame = next(self._decoded, None)
@@ -618,6 +642,27 @@ class VideoSource:
         if decoder.container is None or decoder.container.format.name not in _INDEXED:
             return chain([self._first], self._decoded)
         return decoder.frames_from(start_pts)
+
+
+def _expected_frames(container: InputContainer, stream: VideoStream, path: Path) -> int | None:
+    name, index = container.format.name, stream.index_entries
+    if name != "mp4" and _is_cut_short(path):
+        return _claimed_frames(container, stream)
+    is_whole = name == "mp4" or (name == "avi" and len(index) and index[-1].timestamp >= stream.frames - 1)
+    if not stream.frames or not is_whole:  # fragments of an MP4 have no common index
+        return None
+    return sum(entry.size > 0 and not entry.is_discard for entry in index)
+
+
+def _claimed_frames(container: InputContainer, stream: VideoStream) -> int | None:
+    """Their number in the header, or a guess: the sound may last longer, and the rate may be none of the video's."""
+    if stream.frames or not container.duration:
+        return stream.frames or None
+    return round(Fraction(container.duration, av.time_base) * _rate_of(stream))
+
+
+def _rate_of(stream: VideoStream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
 def _with_next(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, VideoFrame | None]]:

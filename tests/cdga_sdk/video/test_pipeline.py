@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -152,7 +153,9 @@ def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) 
     assert not {"overlay.mp4", "stats.jsonl", "summary.json"} & set(names(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {}), ("cut.avi", {"codec": "mjpeg"})]
+)
 def test_cut_video_is_finished_and_said_to_be_short(
     segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, options: dict[str, str]
 ) -> None:
@@ -171,6 +174,66 @@ def test_cut_video_is_finished_and_said_to_be_short(
     with pytest.raises(DegradedError, match=r"finished, but \d+ (missing|corrupt) (frames|packets)") as caught:
         raise_if_degraded(summary)
     assert caught.value.exit_code == 4
+
+
+def with_longer_sound(clip: Clip, name: str) -> Path:
+    """Of 20 frames, 0.8 s, with 3 s of sound."""
+    rate = 16_000
+    path = clip("silent.mp4", num_frames=20)
+    with av.open(str(path)) as reader, av.open(str(path.with_name(name)), "w") as writer:
+        video = writer.add_stream_from_template(reader.streams.video[0])
+        audio = writer.add_stream("aac", rate=rate)
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = video
+                writer.mux(packet)
+        for start in range(0, 3 * rate, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            writer.mux(audio.encode(frame))
+        writer.mux(audio.encode(None))
+    return path.with_name(name)
+
+
+def with_slow_end(clip: Clip, name: str) -> Path:
+    """20 frames, half of them at 25 fps, half at 5."""
+    codec = "mpeg4" if name.endswith(".avi") else "libx264"
+    pts = [*range(10), *range(10, 60, 5)]
+    return clip(name, codec=codec, pts=pts)
+
+
+def with_edit_list(clip: Clip, name: str) -> Path:
+    """Of 60 frames, of which the first 40 are hidden, as cutting without encoding again does it."""
+    path = clip("long.mp4", num_frames=60, options={"g": "60", "keyint_min": "60"})
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(path)) as reader, av.open(str(path.with_name(name)), "w", options=options) as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - 40 * 512, packet.dts - 40 * 512
+                packet.stream = copy
+                writer.mux(packet)
+    return path.with_name(name)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "expected"),
+    [
+        (with_longer_sound, "a.mkv", None),
+        (with_longer_sound, "a.ts", None),
+        (with_longer_sound, "a.mp4", 20),
+        (with_slow_end, "a.mkv", None),
+        (with_slow_end, "a.ts", None),
+        (with_slow_end, "a.mp4", 20),
+        (with_slow_end, "a.avi", 20),
+        (with_edit_list, "a.mp4", 20),
+    ],
+)
+def test_a_healthy_video_misses_nothing(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, made: Callable[..., Path], name: str, expected: int | None
+) -> None:
+    summary = run(segmenter, made(clip, name), tmp_path / "run", save=("json",))
+    assert (summary.frames, summary.expected_frames, summary.status) == (20, expected, "done")
 
 
 def test_damage_within_a_video_is_counted(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
