@@ -75,7 +75,7 @@ class PartialVideo(ABC):
         self.path = self._partial
         self.frames_written = 0
         self._what, self._format, self._options, self._time_base = what, container, options, time_base
-        self._first_pts = self._last_pts = 0
+        self._last_pts = 0
         self._container: OutputContainer | None = None
         self._in_use = threading.Lock()
 
@@ -114,7 +114,6 @@ class PartialVideo(ABC):
             raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
         with self._in_use, self._named_errors(self._partial):
             yield
-        self._first_pts = self._first_pts if self.frames_written else pts
         self._last_pts = pts
         self.frames_written += 1
 

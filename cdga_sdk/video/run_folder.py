@@ -134,6 +134,8 @@ class RunSummary:
         lost: Counts of what the decoder lost or mended; ``lost_source`` is 1 where a live one was given up.
         dropped_frames: Frames of a live source that came while another was segmented.
         reconnects: How often a live source was lost and came back.
+        overlay_start_s: ``time_s`` of the frame at which the overlay video's own clock starts, at 0, seconds; None
+            without such a video. The label stream and stats.jsonl have the source's times.
         outputs: Files and folders written, relative to ``folder``.
         backend: Runtime, device and arithmetic.
         precision: That arithmetic.
@@ -157,6 +159,7 @@ class RunSummary:
     lost: dict[str, int] = field(default_factory=dict)
     dropped_frames: int = 0
     reconnects: int = 0
+    overlay_start_s: float | None = None
     outputs: list[str] = field(default_factory=list)
     backend: str = ""
     precision: str = ""
@@ -365,6 +368,7 @@ class RunFolder:
             smooth=self.smooth,
             dropped_frames=self.live.dropped_frames if self.live else 0,
             reconnects=self.live.reconnects if self.live else 0,
+            overlay_start_s=self._sink.start_s if self._sink else None,
             outputs=sorted(p.name for p in self._folder.iterdir() if not p.name.startswith(".")),
         )
         self.summary = summary

@@ -1,4 +1,4 @@
-"""Frames to H.264 in MP4: timing kept tick by tick, and the final name exists only when the file is whole.
+"""Frames to H.264 in MP4: times from the first on, tick by tick; the final name exists only when the file is whole.
 
 While frames come in, ``NAME.partial.mp4`` grows beside the final file (see `PartialVideo`) as a fragmented MP4, which
 plays up to its last keyframe even after a ``kill -9``. The whole file is a faststart MP4.
@@ -46,6 +46,9 @@ class VideoSink(PartialVideo):
     B-frames are off: decoding order is then showing order, so that an MP4 can hold every gap of a
     variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
 
+    The file's clock starts at 0 with the first frame, whatever its ``pts``: players show nothing for as long as an MP4
+    starts later.
+
     Args:
         path: the final file; its name ends in ``.mp4``. Replaced on success only. A ``.partial.mp4`` of an
             earlier run is replaced at once. That neither is the input is for the caller to check; see `PartialVideo`.
@@ -88,6 +91,7 @@ class VideoSink(PartialVideo):
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.tags = tags
         self.resized_frames = 0
+        self._first_pts: int | None = None
         self._rate = rate
         self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
@@ -105,6 +109,11 @@ class VideoSink(PartialVideo):
         codec.colorspace, codec.color_range = self.tags.matrix, self.tags.range
         codec.color_primaries, codec.color_trc = self.tags.primaries, self.tags.transfer
         return stream
+
+    @property
+    def start_s(self) -> float | None:
+        """Seconds of ``pts`` at which the file's clock starts; None before the first frame."""
+        return None if self._first_pts is None else float(self._first_pts * self._time_base)
 
     def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
         """Encode one frame.
@@ -154,7 +163,8 @@ class VideoSink(PartialVideo):
         return self._to_yuv.reformat(frame, format="yuv420p", dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
 
     def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
-        frame.pts, frame.time_base = pts, self._time_base
+        self._first_pts = pts if self._first_pts is None else self._first_pts
+        frame.pts, frame.time_base = pts - self._first_pts, self._time_base
         if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
             frame.pict_type = PictureType.I
             self._keyframe_pts = pts
@@ -171,7 +181,7 @@ class VideoSink(PartialVideo):
         return np.ascontiguousarray(image_bgr)
 
     def _copy_to(self, whole: Path) -> None:
-        copied = _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        copied = _remux(self._partial, whole, self._time_base)
         if copied != self.frames_written:  # FFmpeg tells of no failed write in the last fragment
             lost = self.frames_written - copied
             raise OSError(errno.EIO, f"its last {lost} frames did not reach the disk")
@@ -200,8 +210,8 @@ def _tick_options(time_base: Fraction) -> dict[str, str]:
     return {"video_track_timescale": ticks_per_s, "movie_timescale": ticks_per_s}
 
 
-def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> int:
-    """Copy packets as they are, count them; only their common offset changes, so that the first is at ``first_pts``."""
+def _remux(source: Path, target: Path, time_base: Fraction) -> int:
+    """Copy packets as they are and count them; only their common offset changes, so that the first is at 0."""
     options = {"movflags": "faststart"} | _tick_options(time_base)
     copied = 0
     with (
@@ -216,9 +226,9 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> i
             if packet.pts is None or packet.dts is None or packet.is_corrupt:
                 continue
             assert packet.time_base == Fraction(1, time_base.denominator)
-            shift = first_pts * time_base.numerator - packet.pts if shift is None else shift
-            packet.pts += shift
-            packet.dts += shift
+            shift = packet.pts if shift is None else shift
+            packet.pts -= shift
+            packet.dts -= shift
             packet.stream = copy
             writer.mux(packet)
             copied += 1

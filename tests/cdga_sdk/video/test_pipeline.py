@@ -21,6 +21,7 @@ from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.label_stream import read_labels
 from cdga_sdk.video.pipeline import VideoOptions, segment_images, segment_video
 from cdga_sdk.video.run_folder import Percentiles, RunSummary, SaveWhat, parse_save, raise_if_degraded
 from cdga_sdk.video.sink import probe
@@ -118,6 +119,21 @@ def test_part_of_a_video_expects_nothing(segmenter: Segmenter, ride: Path, tmp_p
     info = probe(tmp_path / "overlay.mp4")
     assert (info.num_frames, info.average_rate) == (4, Fraction(25, 3))
     assert run(segmenter, ride, tmp_path / "b", options=VideoOptions(max_frames=2)).frames == 2
+
+
+def test_overlay_starts_at_zero_and_says_when_that_was(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    """What else tells of times keeps those of the source."""
+    path = clip("late.mkv", pts=list(range(5000, 10_000, 200)), time_base=Fraction(1, 1000), rate=Fraction(5))
+    options = VideoOptions(start_s=2, end_s=3)
+    summary = run(segmenter, path, tmp_path / "run", save=("video", "labels", "json"), options=options)
+    times = [7.0, 7.2, 7.4, 7.6, 7.8]
+    assert [line["time_s"] for line in lines(tmp_path / "run/stats.jsonl")] == times
+    assert [frame.time_s for frame in read_labels(tmp_path / "run/labels.nut")] == times
+    with VideoSource(tmp_path / "run/overlay.mp4") as frames:
+        assert [f.time_s for f in frames] == pytest.approx([t - 7 for t in times])
+    record = json.loads((tmp_path / "run/summary.json").read_text())
+    assert record["overlay_start_s"] == summary.overlay_start_s == 7.0
+    assert run(segmenter, path, tmp_path / "b", save=("json",)).overlay_start_s is None
 
 
 def test_saving_nothing_but_masks(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
