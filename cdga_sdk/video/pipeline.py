@@ -237,6 +237,7 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
         crf=options.crf,
         preset=options.preset,
         tags=frames.overlay_tags,
+        sample_aspect_ratio=frames.sample_aspect_ratio,
     )
 
 

@@ -21,6 +21,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.video.partial import PartialVideo
 from cdga_sdk.video.source import open_container, video_stream
+from cdga_sdk.video.upright import SQUARE
 from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class VideoSink(PartialVideo):
             five frames ahead, which the fastest do without in x264 itself.
         tags: colours of the file: those of the pictures that are to be written as they are. The range is limited or
             not said, the matrix BT.601's, BT.709's or not said, and nothing is of a reserved value.
+        sample_aspect_ratio: width by height of one pixel as it is shown.
 
     Raises:
         UsageError: a bad argument, or a folder that is missing or not writable.
@@ -83,15 +85,17 @@ class VideoSink(PartialVideo):
         crf: int = 20,
         preset: str = "ultrafast",
         tags: ColorTags = BT709,
+        sample_aspect_ratio: Fraction = SQUARE,
     ) -> None:
-        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags)
+        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags, sample_aspect_ratio)
         options = _FRAGMENTED | _tick_options(time_base)
         super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
         self.size_wh = size_wh
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.tags = tags
+        self._sample_aspect_ratio = sample_aspect_ratio
         self.resized_frames = 0
-        self._first_pts: int | None = None
+        self._first_pts = 0
         self._rate = rate
         self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
@@ -106,6 +110,7 @@ class VideoSink(PartialVideo):
         codec = stream.codec_context
         codec.time_base = self._time_base
         codec.gop_size = max(1, math.floor(_KEYFRAME_EVERY_S * self._rate))
+        codec.sample_aspect_ratio = self._sample_aspect_ratio
         codec.colorspace, codec.color_range = self.tags.matrix, self.tags.range
         codec.color_primaries, codec.color_trc = self.tags.primaries, self.tags.transfer
         return stream
@@ -113,7 +118,7 @@ class VideoSink(PartialVideo):
     @property
     def start_s(self) -> float | None:
         """Seconds of ``pts`` at which the file's clock starts; None before the first frame."""
-        return None if self._first_pts is None else float(self._first_pts * self._time_base)
+        return float(self._first_pts * self._time_base) if self.frames_written else None
 
     def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
         """Encode one frame.
@@ -163,7 +168,7 @@ class VideoSink(PartialVideo):
         return self._to_yuv.reformat(frame, format="yuv420p", dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
 
     def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
-        self._first_pts = pts if self._first_pts is None else self._first_pts
+        self._first_pts = self._first_pts if self.frames_written else pts
         frame.pts, frame.time_base = pts - self._first_pts, self._time_base
         if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
             frame.pict_type = PictureType.I
@@ -188,7 +193,14 @@ class VideoSink(PartialVideo):
 
 
 def _check_arguments(
-    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str, tags: ColorTags
+    path: Path,
+    size_wh: tuple[int, int],
+    rate: Fraction,
+    time_base: Fraction,
+    crf: int,
+    preset: str,
+    tags: ColorTags,
+    sample_aspect_ratio: Fraction,
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
@@ -198,6 +210,7 @@ def _check_arguments(
         (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
         (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
         (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),
+        (sample_aspect_ratio <= 0, f"sample_aspect_ratio is {sample_aspect_ratio}; it must be above 0"),
     )
     for is_wrong, message in wrong:
         if is_wrong:

@@ -482,6 +482,7 @@ class VideoSource:
         average_rate: frames per second, as the container gives it (25 where it is silent).
         time_base: seconds of one tick of ``pts``.
         codec: name of the decoder, such as ``h264``.
+        sample_aspect_ratio: width by height of a pixel as it is shown, upright; 1 where the file does not say.
         overlay_tags: colours to write an overlay in: those of the first frame's ``picture``, BT.709 where it has none.
         num_frames_hint: frames that the container claims, by its duration and rate where it has no count; for progress.
         num_frames_expected: frames that an MP4, MOV or AVI shows by its index, without those that an edit list hides.
@@ -547,6 +548,7 @@ class VideoSource:
         self._first = self._first_frame()
         self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
+        self.sample_aspect_ratio: Fraction = self._upright.sample_aspect_ratio(stream)
         picture = self._upright.picture(self._first)
         self.overlay_tags: ColorTags = BT709 if picture is None else picture.tags
 

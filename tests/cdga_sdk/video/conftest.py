@@ -39,6 +39,7 @@ def make_clip(
     b_frames: int = 0,
     rotation: float | None = None,
     hflip: bool = False,
+    sample_aspect_ratio: Fraction | None = None,
     pictures: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Path:
     """Encode frames with a keyframe every 10, in the container that the name asks for."""
@@ -51,6 +52,8 @@ def make_clip(
         stream.width, stream.height, stream.pix_fmt = *size_wh, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = time_base
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = 10, b_frames
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         if rotation is not None:
             stream.set_display_rotation(rotation, hflip=hflip)
         for tick, image in zip(pts, pictures, strict=True):

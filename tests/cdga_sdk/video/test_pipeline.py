@@ -136,6 +136,20 @@ def test_overlay_starts_at_zero_and_says_when_that_was(segmenter: Segmenter, cli
     assert run(segmenter, path, tmp_path / "b", save=("json",)).overlay_start_s is None
 
 
+@pytest.mark.parametrize(("rotation", "ratio"), [(None, Fraction(4, 3)), (90, Fraction(3, 4))])
+def test_overlay_has_the_pixels_shape(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, rotation: float | None, ratio: Fraction
+) -> None:
+    path = clip("tall.mp4", num_frames=3, sample_aspect_ratio=Fraction(4, 3), rotation=rotation)
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter, path, tmp_path / "run", on_frame=stop_after(2, KeyboardInterrupt()))
+    run(segmenter, path, tmp_path / "whole")
+    for video in ("run/overlay.partial.mp4", "whole/overlay.mp4"):
+        with av.open(str(tmp_path / video)) as container:
+            stream = container.streams.video[0]
+            assert stream.sample_aspect_ratio == stream.codec_context.sample_aspect_ratio == ratio
+
+
 def test_saving_nothing_but_masks(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     run(segmenter, ride, tmp_path, save=("masks",))
     assert [p.name for p in tmp_path.iterdir()] == ["masks"]

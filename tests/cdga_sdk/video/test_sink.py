@@ -353,6 +353,7 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
         ({"preset": "warp"}, "preset"),
+        ({"sample_aspect_ratio": Fraction(0)}, "sample_aspect_ratio"),
         ({"tags": replace(BT709, range=ColorRange.JPEG)}, "wanted limited range"),
         ({"tags": replace(BT709, matrix=9)}, "matrix"),
         ({"tags": replace(BT709, primaries=0)}, "reserved"),

@@ -281,6 +281,23 @@ def test_rotation_is_applied_once_and_as_opencv_does(
     capture.release()
 
 
+@pytest.mark.parametrize(
+    ("name", "rotation", "ratio", "wanted"),
+    [
+        ("a.mp4", None, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mp4", 90, Fraction(4, 3), Fraction(3, 4)),
+        ("a.mp4", 180, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mkv", None, Fraction(16, 11), Fraction(16, 11)),
+        ("a.ts", None, None, Fraction(1)),
+    ],
+)
+def test_shape_of_pixels(
+    clip: Clip, name: str, rotation: float | None, ratio: Fraction | None, wanted: Fraction
+) -> None:
+    with VideoSource(clip(name, num_frames=2, rotation=rotation, sample_aspect_ratio=ratio)) as source:
+        assert source.sample_aspect_ratio == wanted
+
+
 def test_mirrored_selfie_camera(clip: Clip) -> None:
     path = clip("mirror.mp4", pictures=[quadrants()] * 2, num_frames=2, rotation=0, hflip=True)
     assert corners(read(path)[0].image_bgr) == [1, 0, 3, 2]
