@@ -23,10 +23,11 @@ from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.pipeline import VideoOptions, live_source, segment_images, segment_video
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat, raise_if_degraded, refuse_labels_of_images
-from cdga_sdk.video.source import VideoSource, is_video_file
+from cdga_sdk.video.source import VideoSource
 
 __all__ = ["SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
 

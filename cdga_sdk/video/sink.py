@@ -19,8 +19,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.video.container import open_container, video_stream
 from cdga_sdk.video.partial import PartialVideo
-from cdga_sdk.video.source import open_container, video_stream
 from cdga_sdk.video.upright import SQUARE
 from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
 

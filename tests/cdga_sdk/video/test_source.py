@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.opencv import cv2
-from cdga_sdk.video.source import Frame, VideoSource, _Clock, _Decoder, is_video_file, sniff
+from cdga_sdk.video.container import is_video_file, sniff
+from cdga_sdk.video.decoder import Decoder
+from cdga_sdk.video.source import Frame, VideoSource, _Clock
 
 Clip = Callable[..., Path]
 Image = NDArray[np.uint8]
@@ -341,8 +343,8 @@ def test_every_start_with_b_frames_misses_nothing(clip: Clip, name: str, codec: 
 def test_a_start_that_no_keyframe_lies_before_is_decoded_to(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clip("r.mp4", num_frames=25)
     whole = [f.pts for f in read(path)]
-    sought = _Decoder._seek
-    monkeypatch.setattr(_Decoder, "_seek", lambda decoder, _: sought(decoder, whole[20]))
+    sought = Decoder._seek
+    monkeypatch.setattr(Decoder, "_seek", lambda decoder, _: sought(decoder, whole[20]))
     assert [f.pts for f in read(path, start_s=0.6)] == whole[15:]
 
 
