@@ -26,6 +26,7 @@ from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar, tell_on_stderr
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segment_images, segment_video
 from cdga_sdk.video.run_folder import (
@@ -36,7 +37,7 @@ from cdga_sdk.video.run_folder import (
     raise_if_degraded,
     refuse_labels_of_images,
 )
-from cdga_sdk.video.source import VideoSource, is_video_file
+from cdga_sdk.video.source import VideoSource
 
 __all__ = ["SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
 

@@ -43,7 +43,18 @@ HEAVY_HOMES = {
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {
         f"cdga_sdk/video/{name}.py"
-        for name in ("connection", "label_stream", "live", "partial", "sink", "source", "upright", "yuv_overlay")
+        for name in (
+            "connection",
+            "container",
+            "decoder",
+            "label_stream",
+            "live",
+            "partial",
+            "sink",
+            "source",
+            "upright",
+            "yuv_overlay",
+        )
     },
     "onnx": {
         "export/cdga_export/halved.py",

@@ -143,12 +143,15 @@ class LiveSource:
         average_rate: Frames per second that the first connection announced (25 where it was silent).
         time_base: Seconds of one tick of ``pts``, which is 0 at the first frame that was decoded.
         codec: Name of the decoder.
+        sample_aspect_ratio: Width by height of a pixel as it is shown, upright; 1 where nothing is said of it.
         overlay_tags: Colours to write an overlay in; see `VideoSource`.
         num_frames_hint: None: nobody knows.
+        num_frames_expected: The same.
     """
 
     time_base: Final = TIME_BASE
     num_frames_hint: Final = None
+    num_frames_expected: Final = None
 
     def __init__(
         self,
@@ -176,6 +179,7 @@ class LiveSource:
         self.average_rate: Fraction
         self.codec: str
         self._clock: LiveClock
+        self.sample_aspect_ratio: Fraction
         self.overlay_tags: ColorTags
         self._first_hw: tuple[int, int]
         self._last_hw: tuple[int, int]
@@ -358,6 +362,7 @@ class LiveSource:
         self.average_rate, self.codec = connection.rate, connection.stream.codec_context.name
         self._clock = LiveClock(float(1 / self.average_rate))
         self._first_hw = self._last_hw = upright.shape_hw(frame)
+        self.sample_aspect_ratio = upright.sample_aspect_ratio(connection.stream)
         picture = upright.picture(frame)
         self.overlay_tags = BT709 if picture is None else picture.tags
         self._waiting.keeps_newest = self._mode == "freshest" and not connection.has_end

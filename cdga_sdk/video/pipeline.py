@@ -22,6 +22,7 @@ from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
+from cdga_sdk.video.partial import refuse_own_input
 from cdga_sdk.video.run_folder import (
     FrameSegmenter,
     RunFolder,
@@ -210,9 +211,10 @@ def segment_video(
     """
     save = check_save(save)
     owns_folder = video_path is None or not is_overlay_alone(save)
-    video_path = video_path or folder / "overlay.mp4"
+    video_path, labels_path = video_path or folder / "overlay.mp4", folder / "labels.nut"
     if not isinstance(source, LiveSource):
-        _refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), video_path)
+        for output in (video_path, labels_path):
+            refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), output)
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
     if not owns_folder:
         folder = video_path.parent
@@ -223,7 +225,7 @@ def segment_video(
             owns_folder=owns_folder,
             save=save,
             source=_place(frames),
-            expected_frames=frames.num_frames_hint if options == _whole_video(options) else None,
+            expected_frames=frames.num_frames_expected if options == _whole_video(options) else None,
             frames_at_once=1 if isinstance(frames, LiveSource) else segmenter.frames_at_once,
             smooth=options.smooth,
         )
@@ -235,7 +237,7 @@ def segment_video(
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
-            outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
+            outputs.attach_labels(_label_sink(frames, labels_path, options))
         is_painted = on_frame is not None and may_paint
 
         def write(made: Made) -> None:
@@ -263,6 +265,7 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
         crf=options.crf,
         preset=options.preset,
         tags=frames.overlay_tags,
+        sample_aspect_ratio=frames.sample_aspect_ratio,
     )
 
 
@@ -337,11 +340,6 @@ def _unique_stems(paths: Iterable[Path]) -> list[str]:
     return names
 
 
-def _refuse_own_input(source: Path, output: Path) -> None:
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError("would write over its own input", where=source, fix="choose another output")
-
-
 def _whole_video(options: VideoOptions) -> VideoOptions:
     return replace(options, vid_stride=1, start_s=None, end_s=None, max_frames=None)
 
@@ -367,20 +365,21 @@ def _stem(frames: VideoSource | LiveSource) -> str:
     return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
 
 
-def _counts_of(frames: VideoSource | LiveSource, written: int, announced: int | None) -> SourceCounts:
+def _counts_of(frames: VideoSource | LiveSource, written: int, expected: int | None) -> SourceCounts:
     live = frames if isinstance(frames, LiveSource) else None
     return SourceCounts(
-        lost=_losses_of(frames, written, announced),
+        lost=_losses_of(frames, written, expected),
         mended={"repaired_pts": frames.repaired_pts, "size_changes": frames.size_changes},
         dropped_frames=live.dropped_frames if live else 0,
         reconnects=live.reconnects if live else 0,
     )
 
 
-def _losses_of(frames: VideoSource | LiveSource, read: int, announced: int | None) -> dict[str, int]:
+def _losses_of(frames: VideoSource | LiveSource, read: int, expected: int | None) -> dict[str, int]:
     damaged = {"corrupt_packets": frames.corrupt_packets, "corrupt_frames": frames.corrupt_frames}
     if isinstance(frames, LiveSource):
         return damaged | {"lost_source": int(frames.is_lost)}
-    # Containers miscount by a frame or two (edit lists); a shortage beyond that is a loss that no packet told of.
-    missing = max(0, (announced or 0) - read)
-    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0}
+    # Some of the expected frames cannot be shown: an encoder left them out, or they refer to what was cut away before
+    # them. A shortage beyond that is a loss that no packet told of.
+    missing = max(0, (expected or 0) - read)
+    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (expected or 0)) else 0}

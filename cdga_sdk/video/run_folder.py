@@ -131,7 +131,8 @@ class RunSummary:
         source: The file, folder or live source that was segmented, without its secrets.
         folder: Where the outputs are, but for an overlay that was given a place of its own.
         frames: Frames segmented and written.
-        expected_frames: What the container announced, where it did.
+        expected_frames: Frames that the container's index names, or that its header claims where the file was cut
+            short; None where neither says. Of images their number.
         wall_s: Seconds from the first frame to the last.
         stage_ms_p50: Median milliseconds of each stage.
         stage_ms_p95: 95th percentile of each stage.
@@ -145,6 +146,8 @@ class RunSummary:
             first one's size for the overlay or the labels. None of images.
         dropped_frames: Frames of a live source that came while another was segmented.
         reconnects: How often a live source was lost and came back.
+        overlay_start_s: ``time_s`` of the frame at which the overlay video's own clock starts, at 0, seconds; None
+            without such a video. The label stream and stats.jsonl have the source's times.
         outputs: Files and folders that this run has written, relative to ``folder``; an overlay that lies elsewhere by
             its whole path.
         backend: Runtime, device and arithmetic.
@@ -170,6 +173,7 @@ class RunSummary:
     mended: dict[str, int] = field(default_factory=dict)
     dropped_frames: int = 0
     reconnects: int = 0
+    overlay_start_s: float | None = None
     outputs: list[str] = field(default_factory=list)
     backend: str = ""
     precision: str = ""
@@ -483,6 +487,7 @@ class RunFolder:
             mended=counts.mended | resized,
             dropped_frames=counts.dropped_frames,
             reconnects=counts.reconnects,
+            overlay_start_s=self._sink.start_s if self._sink else None,
             outputs=self._outputs() if self.frames else [],
         )
         self.summary = summary

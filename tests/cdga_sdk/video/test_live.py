@@ -73,6 +73,13 @@ def test_every_frame_of_a_stream_with_its_time() -> None:
     assert (source.dropped_frames, source.reconnects, source.corrupt_packets, source.is_lost) == (0, 0, 0, True)
 
 
+def test_shape_of_pixels(clip: Clip) -> None:
+    stream = clip("a.ts", num_frames=5, sample_aspect_ratio=Fraction(4, 3)).read_bytes()
+    with LiveServer([stream]) as server:
+        source, frames = read(server)
+    assert (source.sample_aspect_ratio, len(frames)) == (Fraction(4, 3), 5)
+
+
 # In a process of its own: PyAV keeps the interpreter's lock while it waits for somebody to connect.
 SERVE = """
 import sys, av

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.video.label_stream import read_labels
 from cdga_sdk.video.pipeline import VideoOptions, segment_images, segment_video
 from cdga_sdk.video.run_folder import Percentiles, RunSummary, SaveWhat, parse_save, raise_if_degraded
 from cdga_sdk.video.sink import probe
@@ -121,6 +123,35 @@ def test_part_of_a_video_expects_nothing(segmenter: Segmenter, ride: Path, tmp_p
     assert run(segmenter, ride, tmp_path / "b", options=VideoOptions(max_frames=2)).frames == 2
 
 
+def test_overlay_starts_at_zero_and_says_when_that_was(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    """What else tells of times keeps those of the source."""
+    path = clip("late.mkv", pts=list(range(5000, 10_000, 200)), time_base=Fraction(1, 1000), rate=Fraction(5))
+    options = VideoOptions(start_s=2, end_s=3)
+    summary = run(segmenter, path, tmp_path / "run", save=("video", "labels", "json"), options=options)
+    times = [7.0, 7.2, 7.4, 7.6, 7.8]
+    assert [line["time_s"] for line in lines(tmp_path / "run/stats.jsonl")] == times
+    assert [frame.time_s for frame in read_labels(tmp_path / "run/labels.nut")] == times
+    with VideoSource(tmp_path / "run/overlay.mp4") as frames:
+        assert [f.time_s for f in frames] == pytest.approx([t - 7 for t in times])
+    record = json.loads((tmp_path / "run/summary.json").read_text())
+    assert record["overlay_start_s"] == summary.overlay_start_s == 7.0
+    assert run(segmenter, path, tmp_path / "b", save=("json",)).overlay_start_s is None
+
+
+@pytest.mark.parametrize(("rotation", "ratio"), [(None, Fraction(4, 3)), (90, Fraction(3, 4))])
+def test_overlay_has_the_pixels_shape(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, rotation: float | None, ratio: Fraction
+) -> None:
+    path = clip("tall.mp4", num_frames=3, sample_aspect_ratio=Fraction(4, 3), rotation=rotation)
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter, path, tmp_path / "run", on_frame=stop_after(2, KeyboardInterrupt()))
+    run(segmenter, path, tmp_path / "whole")
+    for video in ("run/overlay.partial.mp4", "whole/overlay.mp4"):
+        with av.open(str(tmp_path / video)) as container:
+            stream = container.streams.video[0]
+            assert stream.sample_aspect_ratio == stream.codec_context.sample_aspect_ratio == ratio
+
+
 def test_saving_nothing_but_masks(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     run(segmenter, ride, tmp_path, save=("masks",))
     assert [p.name for p in tmp_path.iterdir()] == ["masks"]
@@ -171,6 +202,23 @@ def test_what_a_source_mended_is_told(segmenter: Segmenter, clip: Clip, tmp_path
     assert summary.mended == {"repaired_pts": 4, "size_changes": 1}
 
 
+@pytest.mark.parametrize(
+    "name", ["own.mp4", "own.partial.mp4", "own.partial.whole.mp4", "run/labels.partial.nut", "linked.mp4"]
+)
+def test_the_input_is_kept(segmenter: Segmenter, ride: Path, tmp_path: Path, name: str) -> None:
+    """Also where it has the name of what an interrupted run leaves, or another name of the same file has."""
+    source = tmp_path / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(ride.read_bytes())
+    if name == "linked.mp4":
+        (tmp_path / "own.partial.mp4").hardlink_to(source)
+    before = names(tmp_path)
+    with pytest.raises(UsageError, match=r"over its own input.*choose another output"):
+        run(segmenter, source, tmp_path / "run", save=("video", "labels"), video_path=tmp_path / "own.mp4")
+    assert names(tmp_path) == before
+    assert source.read_bytes() == ride.read_bytes()
+
+
 def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frame lies in the range"):
         run(segmenter, ride, tmp_path, options=VideoOptions(start_s=100))
@@ -182,7 +230,9 @@ def test_range_without_frames(segmenter: Segmenter, ride: Path, tmp_path: Path) 
     assert names(tmp_path) == ["run/stats.partial.jsonl"]
 
 
-@pytest.mark.parametrize(("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("cut.mp4", {"movflags": "faststart"}), ("cut.mkv", {}), ("cut.avi", {"codec": "mjpeg"})]
+)
 def test_cut_video_is_finished_and_said_to_be_short(
     segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, options: dict[str, str]
 ) -> None:
@@ -201,6 +251,66 @@ def test_cut_video_is_finished_and_said_to_be_short(
     with pytest.raises(DegradedError, match=r"finished, but \d+ (missing|corrupt) (frames|packets)") as caught:
         raise_if_degraded(summary)
     assert caught.value.exit_code == 4
+
+
+def with_longer_sound(clip: Clip, name: str) -> Path:
+    """Of 20 frames, 0.8 s, with 3 s of sound."""
+    rate = 16_000
+    path = clip("silent.mp4", num_frames=20)
+    with av.open(str(path)) as reader, av.open(str(path.with_name(name)), "w") as writer:
+        video = writer.add_stream_from_template(reader.streams.video[0])
+        audio = writer.add_stream("aac", rate=rate)
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = video
+                writer.mux(packet)
+        for start in range(0, 3 * rate, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            writer.mux(audio.encode(frame))
+        writer.mux(audio.encode(None))
+    return path.with_name(name)
+
+
+def with_slow_end(clip: Clip, name: str) -> Path:
+    """20 frames, half of them at 25 fps, half at 5."""
+    codec = "mpeg4" if name.endswith(".avi") else "libx264"
+    pts = [*range(10), *range(10, 60, 5)]
+    return clip(name, codec=codec, pts=pts)
+
+
+def with_edit_list(clip: Clip, name: str) -> Path:
+    """Of 60 frames, of which the first 40 are hidden, as cutting without encoding again does it."""
+    path = clip("long.mp4", num_frames=60, options={"g": "60", "keyint_min": "60"})
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(path)) as reader, av.open(str(path.with_name(name)), "w", options=options) as writer:
+        copy = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - 40 * 512, packet.dts - 40 * 512
+                packet.stream = copy
+                writer.mux(packet)
+    return path.with_name(name)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "expected"),
+    [
+        (with_longer_sound, "a.mkv", None),
+        (with_longer_sound, "a.ts", None),
+        (with_longer_sound, "a.mp4", 20),
+        (with_slow_end, "a.mkv", None),
+        (with_slow_end, "a.ts", None),
+        (with_slow_end, "a.mp4", 20),
+        (with_slow_end, "a.avi", 20),
+        (with_edit_list, "a.mp4", 20),
+    ],
+)
+def test_a_healthy_video_misses_nothing(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, made: Callable[..., Path], name: str, expected: int | None
+) -> None:
+    summary = run(segmenter, made(clip, name), tmp_path / "run", save=("json",))
+    assert (summary.frames, summary.expected_frames, summary.status) == (20, expected, "done")
 
 
 def test_damage_within_a_video_is_counted(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
