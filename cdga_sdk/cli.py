@@ -1,6 +1,7 @@
 """The command line. Training and export are imported inside their own commands, so that `cdga segment` needs no torch.
 
-stdout carries data under ``--json`` only; the rest goes to stderr. Exit codes: see `cdga_sdk.errors`.
+stdout carries what other programs read: ``--json``, and the answers of ``info``, ``models``, ``--version`` and
+``--help``. The rest goes to stderr. Exit codes: see `cdga_sdk.errors`.
 """
 
 from __future__ import annotations

@@ -158,13 +158,22 @@ class Segmenter:
     def segment(
         self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
     ) -> SegResult:
-        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result."""
+        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
 
     def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
-        """The first part of `segment`: all that may be done to several frames of a stream at once."""
+        """The first part of `segment`: all that may be done to several frames of a stream at once.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
+        _refuse_other_arrays(image_bgr)
         clock = [time.perf_counter()]
         seen_bgr = resize_image(image_bgr, self.imgsz)
         seen_rgb = np.asarray(cv2.cvtColor(seen_bgr, cv2.COLOR_BGR2RGB), np.uint8)
@@ -281,7 +290,7 @@ class Segmenter:
             source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
                 `LiveSource`.
             output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
-                beside it takes the rest.
+                beside it takes the rest, if there is any.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
@@ -291,7 +300,8 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: The output cannot be written, or ``options.smooth`` with a runtime that cannot; nothing is made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written; or ``options.smooth`` with a
+                runtime that cannot. Nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
         folder, video_path = Path(output), None
@@ -338,9 +348,15 @@ def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UI
     return table
 
 
-def _bgr(image: UInt8Array, color: str) -> UInt8Array:
+def _refuse_other_arrays(image: UInt8Array) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
+
+
+def _bgr(image: UInt8Array, color: str) -> UInt8Array:
     if color not in {"bgr", "rgb"}:
         raise UsageError(f"unknown colour order '{color}'", fix="use 'bgr' or 'rgb'")
-    return image if color == "bgr" else np.ascontiguousarray(image[:, :, ::-1])
+    if color == "bgr":
+        return image
+    _refuse_other_arrays(image)
+    return np.ascontiguousarray(image[:, :, ::-1])

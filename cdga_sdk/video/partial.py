@@ -27,9 +27,27 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["PartialVideo"]
+__all__ = ["PartialVideo", "refuse_own_input"]
 
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
+
+
+def refuse_own_input(source: Path, final: Path) -> None:
+    """Make sure that writing ``final``, whose suffix names its container, leaves ``source`` as it is.
+
+    Raises:
+        UsageError: ``source`` is that file, or one of those beside it that are replaced at once.
+    """
+    container = final.suffix.lower().removeprefix(".")
+    for place in (final, *_places_beside(final, container)):
+        if place.exists() and source.exists() and place.samefile(source):
+            raise UsageError("would write over its own input", where=source, fix="choose another output")
+
+
+def _places_beside(final: Path, container: str) -> tuple[Path, Path]:
+    """Where a video grows, and where it is made whole."""
+    growing = final.with_name(f"{final.stem}.partial.{container}")
+    return growing, growing.with_name(f"{final.stem}.partial.whole.{container}")
 
 
 class PartialVideo(ABC):
@@ -39,7 +57,8 @@ class PartialVideo(ABC):
     (`_copy_to`), and writes each frame inside `_writing`.
 
     Args:
-        path: the final file. Replaced on success only. A partial file of an earlier run is replaced at once.
+        path: the final file. Replaced on success only. A partial file of an earlier run is replaced at once; that it
+            is not the input is for the caller to check, by `refuse_own_input`.
         what: is written, in errors: "the video".
         container: FFmpeg's name of the container; also the extension of the growing file.
         options: of the growing file's container.
@@ -52,12 +71,11 @@ class PartialVideo(ABC):
 
     def __init__(self, path: Path, *, what: str, container: str, options: dict[str, str], time_base: Fraction) -> None:
         self._final = path
-        self._partial = path.with_name(f"{path.stem}.partial.{container}")
-        self._whole = path.with_name(f"{path.stem}.partial.whole.{container}")
+        self._partial, self._whole = _places_beside(path, container)
         self.path = self._partial
         self.frames_written = 0
         self._what, self._format, self._options, self._time_base = what, container, options, time_base
-        self._first_pts = self._last_pts = 0
+        self._last_pts = 0
         self._container: OutputContainer | None = None
         self._in_use = threading.Lock()
 
@@ -96,7 +114,6 @@ class PartialVideo(ABC):
             raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
         with self._in_use, self._named_errors(self._partial):
             yield
-        self._first_pts = self._first_pts if self.frames_written else pts
         self._last_pts = pts
         self.frames_written += 1
 

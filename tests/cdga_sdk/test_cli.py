@@ -67,6 +67,9 @@ def refused(code: int, words: list[str], capsys: Captured) -> str:
         (["segment", "a.mp4", "--model", "x", "--vid-stride", "0"], "--vid-stride"),
         (["segment", "a.mp4", "--model", "x", "--threads", "0"], "--threads"),
         (["segment", "a.mp4", "--model", "x", "--save", "video,mask"], "cannot save 'mask'"),
+        (["segment", "a.mp4", "--model", "x", "--save", ","], "nothing to save"),
+        (["segment", "a.mp4", "--model", "x", "--start", "5", "--end", "3"], "it must be later than start_s"),
+        (["segment", "a.mp4", "--model", "x", "--end", "inf"], "end_s is inf"),
         (["evaluate", "x.cdga"], "--data"),
         (["evaluate", "x.cdga", "--data", "camvid:x", "--classes", "12"], "unknown class set '12'"),
         (["info"], "Missing argument"),
@@ -216,6 +219,19 @@ def test_lost_images_are_exit_code_4(cdga: Callable[..., int], picture: Picture,
     assert "error[E-DEGRADED]: in: finished, but 1 unreadable images" in capfd.readouterr().err
     assert json.loads(Path("runs/segment/in/summary.json").read_text())["status"] == "degraded"
     assert cdga("in/b.png") == 3
+
+
+def test_a_video_without_an_index_does_not_end_the_others(
+    cdga: Callable[..., int], ride: Path, capsys: Captured
+) -> None:
+    for name in ("in/a.mp4", "in/b.mp4", "in/c.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(ride, name)
+    Path("in/b.mp4").write_bytes(ride.read_bytes()[:300])
+    assert cdga("in", "--save", "json") == 4
+    assert sorted(p.name for p in Path("runs/segment").iterdir()) == ["a", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["12", "skipped:", "12", "error[E-DEGRADED]:"]
 
 
 def test_cut_video_is_exit_code_4(cdga: Callable[..., int], long_ride: Path, capsys: Captured) -> None:

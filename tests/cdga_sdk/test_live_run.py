@@ -74,6 +74,7 @@ def test_a_stream_that_is_lost_for_good_is_exit_code_4(cdga: Callable[..., int],
     assert (summary["status"], summary["frames"], summary["expected_frames"]) == ("degraded", 20, None)
     assert (summary["reconnects"], summary["dropped_frames"]) == (1, 0)
     assert summary["lost"] == {"corrupt_packets": 0, "corrupt_frames": 0, "lost_source": 1}
+    assert summary["mended"] == {"repaired_pts": 0, "size_changes": 1, "resized_frames": 10}
     info = probe("out/overlay.mp4")
     assert (info.num_frames, info.size_wh) == (20, (64, 48))  # what comes in another size is scaled
     times = [line["time_s"] for line in stats_of("out")]

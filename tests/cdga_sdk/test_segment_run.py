@@ -19,6 +19,7 @@ from cdga_sdk.segment_run import SegmentRequest, Work, find_work, plan_work
 from cdga_sdk.segment_run import run_segment as run_planned
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
+from tests.cdga_sdk.test_progress import terminal
 
 Picture = Callable[..., NDArray[np.uint8]]
 
@@ -148,12 +149,111 @@ def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
     run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), exist_ok=True, quiet=True))
 
 
+@pytest.mark.parametrize("save", [("masks",), ("video",), ("labels",), ("conf",), ("json",)])
+def test_a_folder_that_holds_any_run_is_refused(segmenter: Segmenter, place: Path, save: tuple[Any, ...]) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=save, quiet=True))
+    before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+    for again in (save, ("masks", "video"), ("json",)):
+        wanted = request("media/c.MP4", output=Path("out"), save=again, quiet=True)
+        with pytest.raises(UsageError, match=r"out: holds an earlier run .*; choose another -o, or pass --exist-ok"):
+            plan_work(wanted)
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+    run_segment(segmenter, request("media/c.MP4", output=Path("out"), exist_ok=True, quiet=True))
+
+
+def test_what_an_interrupted_run_left_is_not_written_over(place: Path) -> None:
+    for name in ("stats.partial.jsonl", "overlay.partial.mp4", "labels.partial.nut", "overlay.partial.whole.mp4"):
+        folder = place / f"with {name.removesuffix('.mp4')}"
+        folder.mkdir()
+        (folder / name).touch()
+        with pytest.raises(UsageError, match=f"holds an earlier run .{name}"):
+            plan_work(request("media/b.mp4", output=folder))
+    Path("own.partial.mp4").touch()
+    with pytest.raises(UsageError, match=r"own\.partial\.mp4: already exists"):
+        plan_work(request("media/b.mp4", output=Path("own.mp4")))
+
+
+def test_a_folder_that_holds_other_things_is_taken(segmenter: Segmenter, place: Path) -> None:
+    Path("out").mkdir()
+    for name in ("notes.txt", "overlay.txt", "my.partial.mp4", "summary.old.json"):
+        Path("out", name).write_text("mine")
+    run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=("json",), quiet=True))
+    assert len(everything(Path("out"))) == 6
+
+
+def test_an_overlay_alone_makes_no_run_folder(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), save=("video",)))
+    assert sorted(p.name for p in place.iterdir()) == ["media", "own.mp4"]
+    assert capsys.readouterr().err.endswith(" · own.mp4\n")
+
+
 def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
     with pytest.raises(UsageError, match="--output names one place, got 3 sources"):
         run_segment(segmenter, request("media", output=Path("out")))
     with pytest.raises(UsageError, match=r"-o NAME\.mp4 is for a video"):
         run_segment(segmenter, request("media/a.png", output=Path("out.mp4")))
     assert [p.name for p in place.iterdir()] == ["media"]
+
+
+def test_names_are_the_same_again_for_several_sources(segmenter: Segmenter, place: Path) -> None:
+    (place / "more").mkdir()
+    shutil.copy("media/b.mp4", "more/b.mp4")
+    for _ in range(2):
+        run_segment(segmenter, request("media/a.png", "media/b.mp4", "more/b.mp4", exist_ok=True, quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "b", "b2"]
+    sources = [json.loads(Path("runs", name, "summary.json").read_text())["source"] for name in ("b", "b2")]
+    assert sources == ["media/b.mp4", "more/b.mp4"]
+    for _ in range(2):
+        run_segment(segmenter, request("media/a.png", "media/d.png", name="mine", exist_ok=True, quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "b", "b2", "mine", "mine2"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"quiet": True}, {"as_json": True}])
+def test_a_bad_video_among_good_ones(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str], flags: dict[str, bool]
+) -> None:
+    Path("media/b.mp4").write_bytes(Path("media/b.mp4").read_bytes()[:300])  # as a recorder that lost its power
+    with pytest.raises(DegradedError, match="1 of 3 sources could not be segmented") as caught:
+        run_segment(segmenter, request("media", **flags))
+    assert caught.value.exit_code == 4
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["c", "media"]
+    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: media/b.mp4: ")]
+    assert len(skipped) == 1
+
+
+def test_only_bad_videos(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("b.mp4", "c.MP4"):
+        Path("media", name).write_text("no video")
+    with pytest.raises(InputError, match="none of the 2 sources could be segmented"):
+        run_segment(segmenter, request("media/b.mp4", "media/c.MP4"))
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert not Path("runs").exists()
+
+
+def test_hidden_files_of_a_folder_are_passed_by(place: Path) -> None:
+    for name in ("._b.mp4", "._a.png", ".hidden.png"):
+        Path("media", name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert [w.name for w in find_work(["media"])] == ["media", "b", "c"]
+    assert [len(w.images) for w in find_work(["media"])] == [2, 0, 0]
+    assert [w.video for w in find_work(["media/._b.mp4"])] == [Path("media/._b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        ({}, 12),
+        ({"vid_stride": 5}, 3),
+        ({"start_s": 0.2}, 7),
+        ({"start_s": 0.2, "end_s": 0.4}, 5),
+        ({"end_s": 9, "vid_stride": 2, "max_frames": 4}, 4),
+    ],
+)
+def test_the_bar_is_as_long_as_the_run(segmenter: Segmenter, place: Path, options: dict[str, Any], frames: int) -> None:
+    with terminal() as shown:
+        run_segment(segmenter, request("media/b.mp4", save=("json",), options=VideoOptions(**options)))
+        assert f"{frames}/{frames}" in shown()
 
 
 def test_bad_source_leaves_no_folder(segmenter: Segmenter, place: Path) -> None:

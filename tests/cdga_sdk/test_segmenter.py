@@ -115,10 +115,16 @@ def test_paths_and_lists(segmenter: Segmenter, picture: Picture, tmp_path: Path)
     ],
 )
 def test_other_arrays_are_refused(segmenter: Segmenter, image: NDArray[np.uint8]) -> None:
-    with pytest.raises(UsageError, match=r"wanted \(H, W, 3\) uint8"):
-        segmenter(image)
-    with pytest.raises(UsageError):
-        segmenter([image])
+    ways: list[Callable[[], object]] = [
+        lambda: segmenter(image),
+        lambda: segmenter(image, color="rgb"),
+        lambda: segmenter([image]),
+        lambda: segmenter.segment(image),
+        lambda: segmenter.predict(image),
+    ]
+    for way in ways:
+        with pytest.raises(UsageError, match=r"wanted \(H, W, 3\) uint8"):
+            way()
 
 
 def test_other_colour_orders_are_refused(segmenter: Segmenter, picture: Picture) -> None:

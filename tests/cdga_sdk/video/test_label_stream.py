@@ -473,7 +473,7 @@ def test_run_s_labels_are_its_masks_at_the_source_s_times(segmenter: Segmenter, 
     pts = [100, 133, 167, 200, 400, 600, 601, 1000]
     ride = clip("ride.mkv", pts=pts, time_base=Fraction(1, 1000), size_wh=(66, 50))
     summary = run(segmenter, ride, tmp_path / "run", options=VideoOptions(vid_stride=3))
-    assert summary.outputs == ["labels.nut", "masks", "stats.jsonl"]
+    assert summary.outputs == ["labels.nut", "masks", "stats.jsonl", "summary.json"]
     frames = list(read_labels(tmp_path / "run/labels.nut"))
     stats = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
     assert [f.pts for f in frames] == [100, 200, 601]

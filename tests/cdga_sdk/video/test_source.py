@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.opencv import cv2
-from cdga_sdk.video.source import Frame, VideoSource, _Clock, is_video_file, sniff
+from cdga_sdk.video.container import is_video_file, sniff
+from cdga_sdk.video.decoder import Decoder
+from cdga_sdk.video.source import Frame, VideoSource, _Clock
 
 Clip = Callable[..., Path]
 Image = NDArray[np.uint8]
@@ -281,6 +283,23 @@ def test_rotation_is_applied_once_and_as_opencv_does(
     capture.release()
 
 
+@pytest.mark.parametrize(
+    ("name", "rotation", "ratio", "wanted"),
+    [
+        ("a.mp4", None, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mp4", 90, Fraction(4, 3), Fraction(3, 4)),
+        ("a.mp4", 180, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mkv", None, Fraction(16, 11), Fraction(16, 11)),
+        ("a.ts", None, None, Fraction(1)),
+    ],
+)
+def test_shape_of_pixels(
+    clip: Clip, name: str, rotation: float | None, ratio: Fraction | None, wanted: Fraction
+) -> None:
+    with VideoSource(clip(name, num_frames=2, rotation=rotation, sample_aspect_ratio=ratio)) as source:
+        assert source.sample_aspect_ratio == wanted
+
+
 def test_mirrored_selfie_camera(clip: Clip) -> None:
     path = clip("mirror.mp4", pictures=[quadrants()] * 2, num_frames=2, rotation=0, hflip=True)
     assert corners(read(path)[0].image_bgr) == [1, 0, 3, 2]
@@ -307,6 +326,26 @@ def test_stride_range_and_max_frames(clip: Clip) -> None:
 def test_start_without_an_index_misses_nothing(clip: Clip) -> None:
     frames = read(clip("r.ts", num_frames=50), start_s=1.0)
     assert np.allclose([f.image_bgr.mean() for f in frames], [30 + 5 * i % 200 for i in range(25, 50)], atol=5)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("r.mp4", "mpeg4"), ("r.mkv", "mpeg4"), ("r.mp4", "libx264")])
+def test_every_start_with_b_frames_misses_nothing(clip: Clip, name: str, codec: str) -> None:
+    """An MP4 is sought in by decoding times, and a keyframe is decoded before it is shown."""
+    path = clip(name, num_frames=25, codec=codec, b_frames=2, options={"x264-params": "open-gop=1:scenecut=0"})
+    whole = [f.pts for f in read(path)]
+    assert len(whole) == 25
+    for index in range(25):
+        with VideoSource(path, start_s=index / 25, max_frames=3) as source:
+            assert [f.pts for f in source] == whole[index : index + 3]
+            assert (source.corrupt_packets, source.repaired_pts) == (0, 0)
+
+
+def test_a_start_that_no_keyframe_lies_before_is_decoded_to(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clip("r.mp4", num_frames=25)
+    whole = [f.pts for f in read(path)]
+    sought = Decoder._seek
+    monkeypatch.setattr(Decoder, "_seek", lambda decoder, _: sought(decoder, whole[20]))
+    assert [f.pts for f in read(path, start_s=0.6)] == whole[15:]
 
 
 def test_size_change_in_midstream(tmp_path: Path, clip: Clip) -> None:
