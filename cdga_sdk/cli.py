@@ -21,7 +21,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, one_line
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, one_line
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -540,6 +540,9 @@ def run(arguments: list[str]) -> int:
         return _fail(error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except Terminated:
+        stopped = InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+        return _fail(stopped.code, str(stopped), stopped.exit_code)
     except (BrokenPipeError, SystemExit):  # Typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -575,7 +578,7 @@ def _interrupted() -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+    raise Terminated
 
 
 def _print_json(record: dict[str, object]) -> None:

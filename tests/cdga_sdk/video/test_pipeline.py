@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, ResourceError, Terminated, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
@@ -173,7 +173,7 @@ def test_damage_within_a_video_is_counted(segmenter: Segmenter, clip: Clip, tmp_
     ("error", "status"),
     [
         (KeyboardInterrupt(), "interrupted"),
-        (InterruptedRunError("terminated", terminated=True), "interrupted"),
+        (Terminated(), "interrupted"),
         (ValueError("mine"), "failed"),
         (OSError(errno.EIO, "mine"), "failed"),
     ],
