@@ -392,6 +392,25 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize(("words", "code"), [(("info", "none.cdga"), 3), (("segmnt",), 2)])
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_nobody_reads_stderr(words: tuple[str, ...], code: int, debug: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *debug, *words], stdout=subprocess.PIPE, stderr=writer, timeout=20)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("info none.cdga", 3)])
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_started_without_a_stream(words: str, code: int, closed: str) -> None:
+    command = f"{sys.executable} -m cdga_sdk {words} {closed}>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=20)
+    assert done.returncode == code, done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [["train"], ["export", "run", "-o", "m.cdga"], ["info", "./run"], ["evaluate", "./run", "--data", "streets:day"]],
