@@ -71,6 +71,14 @@ class CdgaError(Exception):
         CdgaError.__init__(self, f"{one_line(what)}: {self.what}", where=self.where or where, fix=self.fix)
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Unpickling calls no __init__, whose arguments differ from class to class and are not kept.
+        return _bare, (type(self), self.args), vars(self)
+
+
+def _bare(kind: type[CdgaError], line: tuple[str, ...]) -> CdgaError:
+    return kind.__new__(kind, *line)
+
 
 class UsageError(CdgaError):
     """A flag, key, value or name that the command does not take."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from cdga_sdk import errors
@@ -43,6 +45,24 @@ def test_termination_has_a_code_of_its_own() -> None:
     assert InterruptedRunError("stopped").exit_code == 130
     assert InterruptedRunError("stopped", terminated=True).exit_code == 143
     assert InterruptedRunError.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(getattr(errors, name)("found\nx", where="a", fix="do") for name in EXIT_CODES if name != "MissingExtraError"),
+        MissingExtraError("torch", "train"),
+        MissingExtraError("torch", "train").told_after("x is converted", "place"),
+        InterruptedRunError("stopped", terminated=True),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_whole_from_another_process(error: CdgaError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+    assert back.exit_code == error.exit_code
 
 
 def test_termination_is_nothing_that_a_handler_of_failures_takes() -> None:
