@@ -114,6 +114,20 @@ def test_any_field_that_differs_is_another_engine(cache: EngineCache, field: str
     assert cache.obtain(KEY, never) is not None
 
 
+def test_an_entry_may_vanish_while_entries_are_listed(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(cache)
+    evicted = sidecar_path(store(cache, KEY.model_copy(update=OTHER)))
+    glob = Path.glob  # replaced: nothing real evicts exactly between two looks at the folder
+
+    def then_evict(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        evicted.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", then_evict)
+    assert [sidecar.key for sidecar in cache.sidecars()] == [KEY]
+
+
 def test_every_field_is_tried() -> None:
     assert OTHER.keys() == EngineKey.model_fields.keys()
 
