@@ -193,11 +193,6 @@ class EngineCache:
             raise error_from_os(error, folder) from error
         _refuse_public(folder, found)
 
-    def load(self, key: EngineKey) -> VerifiedEngine | None:
-        """The engine of exactly this key, or None."""
-        found = self._look_up(key)
-        return found if isinstance(found, VerifiedEngine) else None
-
     def find(self, key: EngineKey) -> VerifiedEngine | str:
         """The engine of exactly this key, or why there is none."""
         found = self._look_up(key)
