@@ -247,6 +247,7 @@ def _run(
                 folder,
                 save=request.save,
                 options=request.options,
+                exist_ok=request.exist_ok,
                 video_path=video_path,
                 on_frame=on_frame,
                 may_paint=False,
@@ -257,6 +258,7 @@ def _run(
                 work.images,
                 folder,
                 save=request.save,
+                exist_ok=request.exist_ok,
                 alpha=request.options.alpha,
                 on_frame=on_frame,
             )
