@@ -134,7 +134,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
 
 def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
     """Of the folders. Those that may exist have to differ; others are numbered when they are made."""
-    names = [request.name or work.name for work in works]
+    names = [work.name if request.name is None else request.name for work in works]
     if not request.exist_ok:
         return names
     given: list[str] = []

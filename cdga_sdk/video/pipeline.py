@@ -273,8 +273,15 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
 
 
 def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> LabelSink:
+    width, height = frames.size_wh
+    if min(width, height) < 2:
+        raise InputError(
+            f"its frames are {width}x{height}; 'labels' wants 2x2 or more",
+            where=_place(frames),
+            fix="save masks instead",
+        )
     rate = frames.average_rate / options.vid_stride
-    return LabelSink(path, size_wh=frames.size_wh, rate=rate, time_base=frames.time_base)
+    return LabelSink(path, size_wh=(width, height), rate=rate, time_base=frames.time_base)
 
 
 def segment_images(
