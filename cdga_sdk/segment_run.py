@@ -18,7 +18,7 @@ from types import FrameType
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.atomic import check_folder_name, new_run_folder
 from cdga_sdk.bundle import Manifest
 from cdga_sdk.errors import DegradedError, InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
@@ -73,9 +73,11 @@ def plan_work(request: SegmentRequest) -> list[Work]:
 
     Raises:
         InputError: A source is missing.
-        UsageError: The output cannot be used, or a live source is not the only one.
+        UsageError: The output or the name cannot be used, or a live source is not the only one.
     """
     works = find_work(request.sources)
+    if request.name is not None:
+        check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
         if request.options.smooth is not None:

@@ -91,7 +91,7 @@ class OnnxRuntimeBackend:
         if provider not in self._session.get_providers():  # a missing GPU does not raise, it falls back silently
             why = _why_without_cuda()
             raise ResourceError(
-                "CUDA was asked for, but ONNX Runtime could not use it" + (f" ({why})" if why else ""),
+                "ONNX Runtime could not use CUDA" + (f" ({why})" if why else ""),
                 fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
             )
         session = self._session
