@@ -176,7 +176,7 @@ def _show(output: Path, seed: int) -> list[str]:
     clip = output / "clip.mp4"
     _write_clip(clip, load_checkpoint(cdga).config)
     with Segmenter(bundle) as segmenter:
-        summary = segmenter.process_video(clip, output / "segmented")
+        summary = segmenter.process_video(clip, output / "segmented", exist_ok=True)
     picture = output / "before_after.png"
     _draw_before_after(picture, source_only, cdga)
     return [f"video    {summary.folder}/overlay.mp4", f"bundle   {bundle}", f"picture  {picture}"]

@@ -16,6 +16,7 @@ from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 __all__ = [
     "RESOURCE_ERRNOS",
     "atomic_folder",
+    "check_folder_name",
     "error_from_os",
     "new_run_folder",
     "sync_folder",
@@ -148,16 +149,21 @@ def _take_place(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
 
 
+def check_folder_name(name: str) -> None:
+    """Raise a UsageError where ``name`` is not a plain folder name."""
+    if not name or name in {".", ".."} or Path(name).name != name:
+        raise UsageError(
+            f"'{name}' is not a plain folder name", fix="use --project for the place and --name for the name"
+        )
+
+
 def new_run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Path:
     """Make ``project/name``, or ``project/name2``, ``name3`` ... when it is taken, and return it.
 
     Raises:
         UsageError: The place cannot be written to, or ``name`` is not a plain folder name.
     """
-    if not name or name in {".", ".."} or Path(name).name != name:
-        raise UsageError(
-            f"'{name}' is not a plain folder name", fix="use --project for the place and --name for the name"
-        )
+    check_folder_name(name)
     count = 1
     while True:
         folder = project / (name if count == 1 else f"{name}{count}")

@@ -22,7 +22,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, one_line
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, UsageError, one_line
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -266,6 +266,7 @@ def segment(
         quiet=quiet,
         model=model,
     )
+    kept = _class_words(classes)
     works = plan_work(request)  # before a model that may have to be fetched
     with Segmenter(
         model_path(model, offline=offline),
@@ -276,7 +277,7 @@ def segment(
         throughput=all(work.live is None for work in works),
         on_incompatible=on_incompatible,
         conf=conf,
-        classes=_words(classes),
+        classes=kept,
     ) as segmenter:
         run_segment(segmenter, request, works)
 
@@ -488,9 +489,14 @@ def doctor(
     refuse_unfit(report)
 
 
-def _words(text: str | None) -> list[str] | None:
+def _class_words(text: str | None) -> list[str] | None:
     """``"road, car"`` as a list."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("no class to keep", where="--classes", fix="name some, or leave it out for all of them")
+    return words
 
 
 def _version(wanted: bool) -> None:

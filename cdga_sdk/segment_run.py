@@ -18,7 +18,7 @@ from types import FrameType
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.atomic import check_folder_name, new_run_folder
 from cdga_sdk.bundle import Manifest
 from cdga_sdk.errors import DegradedError, InputError, UsageError, one_line
 from cdga_sdk.image import is_image_file
@@ -73,9 +73,11 @@ def plan_work(request: SegmentRequest) -> list[Work]:
 
     Raises:
         InputError: A source is missing.
-        UsageError: The output cannot be used, or a live source is not the only one.
+        UsageError: The output or the name cannot be used, or a live source is not the only one.
     """
     works = find_work(request.sources)
+    if request.name is not None:
+        check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
         if request.options.smooth is not None:
@@ -134,7 +136,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
 
 def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
     """Of the folders. Those that may exist have to differ; others are numbered when they are made."""
-    names = [request.name or work.name for work in works]
+    names = [work.name if request.name is None else request.name for work in works]
     if not request.exist_ok:
         return names
     given: list[str] = []
@@ -247,6 +249,7 @@ def _run(
                 folder,
                 save=request.save,
                 options=request.options,
+                exist_ok=request.exist_ok,
                 video_path=video_path,
                 on_frame=on_frame,
                 may_paint=False,
@@ -257,6 +260,7 @@ def _run(
                 work.images,
                 folder,
                 save=request.save,
+                exist_ok=request.exist_ok,
                 alpha=request.options.alpha,
                 on_frame=on_frame,
             )

@@ -278,6 +278,7 @@ class Segmenter:
         output: str | Path,
         *,
         save: Sequence[SaveWhat] = ("video", "json"),
+        exist_ok: bool = False,
         options: VideoOptions | None = None,
         on_frame: Callable[[SegResult], None] | None = None,
     ) -> RunSummary:
@@ -293,6 +294,8 @@ class Segmenter:
                 beside it takes the rest, if there is any.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
+            exist_ok: Write over what an earlier run, a stopped one too, has left at ``output``; what this run does not
+                write stays.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
             on_frame: Called with each result before it is written. What it changes in ``image_bgr``, such as faces that
                 it blurs, is seen in the overlay, which is drawn on that then. Without it the overlay is drawn on the
@@ -300,8 +303,9 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: An unknown word in ``save``, or none; the output cannot be written; or ``options.smooth`` with a
-                runtime that cannot. Nothing is made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, or
+                another run, of any process, writes there; or ``options.smooth`` with a runtime that cannot. Nothing is
+                made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
         folder, video_path = Path(output), None
@@ -312,6 +316,7 @@ class Segmenter:
             source,
             folder,
             save=save,
+            exist_ok=exist_ok,
             options=options or VideoOptions(),
             video_path=video_path,
             on_frame=on_frame,

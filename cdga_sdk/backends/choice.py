@@ -197,7 +197,7 @@ def _onnxruntime_cuda(wanted: _Wanted) -> Backend | str:
     except ResourceError as error:  # a driver, but not the CUDA libraries that this runtime wants
         if must:
             raise
-        return f"CUDA cannot be used: {error.fix}"
+        return str(error)
 
 
 def _openvino(wanted: _Wanted) -> Backend | str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,12 +23,37 @@ except ImportError as error:
 
 __all__ = ["OnnxRuntimeBackend", "what_cuda_lacks"]
 
+_WARNING: Final = 2  # the runtime's default
+_FATAL: Final = 4
+
 
 def what_cuda_lacks() -> str:
     """Why ONNX Runtime cannot use CUDA here, as far as can be told without trying; empty where it may."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime was built without CUDA"
     return "" if cuda_driver() else NO_DRIVER
+
+
+def _why_without_cuda() -> str:
+    """Why a session came up without CUDA, where the driver or the loader of libraries tells."""
+    if lacking := what_cuda_lacks():
+        return lacking
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).with_name("capi") / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        reason = one_line(error)
+        return reason if "cannot open shared object file" in reason else ""
+    return ""
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Within, the runtime prints nothing of its own; what it raises is told by us."""
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)  # what it was cannot be asked
 
 
 class OnnxRuntimeBackend:
@@ -48,14 +77,16 @@ class OnnxRuntimeBackend:
         settings = {"use_tf32": "0"} if device == "cuda" else {}
         try:
             # From bytes: exactly what was hashed is what is loaded; a graph that names other files was refused before.
-            session = onnxruntime.InferenceSession(
-                model_bytes, options, providers=[(provider, settings)], enable_fallback=0
-            )
+            with _without_log() if device == "cuda" else nullcontext():  # it prints all that it lacks for CUDA
+                session = onnxruntime.InferenceSession(
+                    model_bytes, options, providers=[(provider, settings)], enable_fallback=0
+                )
         except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
             raise error_of_runtime(error, "ONNX Runtime", "refuses the graph") from error
         if provider not in session.get_providers():  # a missing GPU does not raise, it falls back silently
+            why = _why_without_cuda()
             raise ResourceError(
-                "CUDA was asked for, but ONNX Runtime could not use it",
+                "ONNX Runtime could not use CUDA" + (f" ({why})" if why else ""),
                 fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
             )
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))

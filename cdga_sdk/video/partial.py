@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["PartialVideo", "refuse_own_input"]
+__all__ = ["PartialVideo", "growing_path", "refuse_own_input"]
 
 
 def refuse_own_input(source: Path, final: Path) -> None:
@@ -36,10 +36,18 @@ def refuse_own_input(source: Path, final: Path) -> None:
     Raises:
         UsageError: ``source`` is that file, or one of those beside it that are replaced at once.
     """
-    container = final.suffix.lower().removeprefix(".")
-    for place in (final, *_places_beside(final, container)):
+    for place in (final, *_places_beside(final, _container_of(final))):
         if place.exists() and source.exists() and place.samefile(source):
             raise UsageError("would write over its own input", where=source, fix="choose another output")
+
+
+def growing_path(final: Path) -> Path:
+    """Where a video grows that is to be ``final``, whose suffix names its container."""
+    return _places_beside(final, _container_of(final))[0]
+
+
+def _container_of(final: Path) -> str:
+    return final.suffix.lower().removeprefix(".")
 
 
 def _places_beside(final: Path, container: str) -> tuple[Path, Path]:

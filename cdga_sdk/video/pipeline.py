@@ -197,6 +197,7 @@ def segment_video(
     *,
     save: Sequence[SaveWhat],
     options: VideoOptions,
+    exist_ok: bool = True,
     video_path: Path | None = None,
     on_frame: OnFrame | None = None,
     may_paint: bool = True,
@@ -223,6 +224,8 @@ def segment_video(
         return RunPlan(
             folder=folder,
             owns_folder=owns_folder,
+            video_path=video_path if "video" in save else None,
+            exist_ok=exist_ok,
             save=save,
             source=_place(frames),
             expected_frames=frames.num_frames_expected if options == _whole_video(options) else None,
@@ -270,8 +273,15 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
 
 
 def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> LabelSink:
+    width, height = frames.size_wh
+    if min(width, height) < 2:
+        raise InputError(
+            f"its frames are {width}x{height}; 'labels' wants 2x2 or more",
+            where=_place(frames),
+            fix="save masks instead",
+        )
     rate = frames.average_rate / options.vid_stride
-    return LabelSink(path, size_wh=frames.size_wh, rate=rate, time_base=frames.time_base)
+    return LabelSink(path, size_wh=(width, height), rate=rate, time_base=frames.time_base)
 
 
 def segment_images(
@@ -280,6 +290,7 @@ def segment_images(
     folder: Path,
     *,
     save: Sequence[SaveWhat],
+    exist_ok: bool = True,
     alpha: float = 0.5,
     on_frame: OnFrame | None = None,
 ) -> RunSummary:
@@ -296,6 +307,7 @@ def segment_images(
     first_error: InputError | None = None
     plan = RunPlan(
         folder=folder,
+        exist_ok=exist_ok,
         save=save,
         source=str(images[0] if len(images) == 1 else images[0].parent),
         expected_frames=len(images),

@@ -37,6 +37,8 @@ from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.result import SegResult
 from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.label_stream import LabelSink
+from cdga_sdk.video.output_lock import alone_at
+from cdga_sdk.video.partial import growing_path
 from cdga_sdk.video.sink import VideoSink
 from cdga_sdk.video.yuv_overlay import Picture, draw_overlay_yuv
 
@@ -212,6 +214,8 @@ class RunPlan:
     Attributes:
         folder: Where the outputs go, but for an overlay that has a place of its own.
         owns_folder: The folder is the run's: made for it, and taken away where nothing comes of it.
+        video_path: The overlay of a video; None without one.
+        exist_ok: What an earlier run has left there may be written over.
         save: What to write.
         source: See `RunSummary`, as for the others.
         expected_frames: None where nobody knows.
@@ -221,6 +225,8 @@ class RunPlan:
 
     folder: Path
     owns_folder: bool = True
+    video_path: Path | None = None
+    exist_ok: bool = True
     save: tuple[SaveWhat, ...]
     source: str
     expected_frames: int | None = None
@@ -291,6 +297,16 @@ def earlier_outputs(folder: Path) -> list[str]:
     return sorted(name for name in names if _PARTIAL.sub("", name) in _OUTPUTS)
 
 
+def _refuse_earlier(folder: Path | None, video_path: Path | None) -> None:
+    fix = "choose another output, or pass exist_ok=True (--exist-ok)"
+    found = earlier_outputs(folder) if folder is not None else []
+    if found:
+        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
+    for path in (video_path, growing_path(video_path)) if video_path is not None else ():
+        if path.exists():
+            raise UsageError("already exists", where=path, fix=fix)
+
+
 def raise_if_degraded(summary: RunSummary) -> None:
     """Exit code 4 for a run that finished with losses.
 
@@ -303,13 +319,16 @@ def raise_if_degraded(summary: RunSummary) -> None:
 
 
 class RunFolder:
-    """The files of one run; finalises them whatever happens.
+    """The files of one run; finalises them whatever happens, and keeps other runs out until then.
 
     Args:
         plan: What is known beforehand.
         segmenter: Named in the summary.
         counts_of: Called once, at the end, with the frames that were written and those that there should be, None where
             the run was stopped: tells what the source has counted.
+
+    Raises:
+        UsageError: on entering, where another run writes there, or an earlier one's files may not be written over.
 
     Attributes:
         plan: As it was given.
@@ -344,7 +363,7 @@ class RunFolder:
         self._unreadable: dict[str, int] = {}
         self._folders: set[str] = set()
         self._names = segmenter.names
-        self._stack = ExitStack()
+        self._alone, self._stack = ExitStack(), ExitStack()
         self._stats: IO[str] | None = None
         self._sink: VideoSink | None = None
         self._labels: LabelSink | None = None
@@ -357,10 +376,24 @@ class RunFolder:
         if self.plan.owns_folder:
             with _named_errors(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
-        if "json" in self._save:
-            self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
+        try:
+            self._take_place()
+            if "json" in self._save:
+                self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
+        except BaseException:
+            self._leave_place()
+            raise
         self._started_s = time.perf_counter()
         return self
+
+    def _take_place(self) -> None:
+        video_path = self.plan.video_path
+        if self.plan.owns_folder:
+            self._alone.enter_context(alone_at(self._folder))
+        if video_path is not None:  # may lie elsewhere, or in a folder that is another run's
+            self._alone.enter_context(alone_at(video_path))
+        if not self.plan.exist_ok:
+            _refuse_earlier(self._folder if self.plan.owns_folder else None, video_path)
 
     def attach(self, sink: VideoSink) -> None:
         """Take over a video sink: opened here, closed with the run."""
@@ -372,7 +405,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Leave every file as it is, open: somebody is stuck in one. A partial video is playable as it lies there."""
-        self._left_open = self._stack.pop_all()  # held, for what is let go of is closed
+        self._left_open = self._stack.pop_all(), self._alone.pop_all()  # held, for what is let go of is closed
 
     def write(
         self,
@@ -430,21 +463,25 @@ class RunFolder:
             if kind is not None:
                 stopped = issubclass(kind, InterruptedRunError) or not issubclass(kind, Exception)
                 status = "interrupted" if stopped else "failed"
-            self._finish(status, wall_s, replace(counts, lost=lost))
-            if not self.frames and self.plan.owns_folder:
-                self._leave_nothing()
+            try:
+                self._finish(status, wall_s, replace(counts, lost=lost))
+            finally:
+                self._leave_place()
 
     def _inner(self, name: str) -> Path:
         """A folder within this one, which is made with the first file in it."""
         self._folders.add(name)
         return self._folder / name
 
-    def _leave_nothing(self) -> None:
-        """Take away what a run without a single frame has made: its folder too, unless something else is in it."""
-        if self._stats is not None:
+    def _leave_place(self) -> None:
+        """Let others write there; a run without a single frame takes away what it made."""
+        is_empty = not self.frames and self.plan.owns_folder
+        if is_empty and self._stats is not None:
             _partial_of(self._folder / "stats.jsonl").unlink(missing_ok=True)
-        with suppress(OSError):
-            self._folder.rmdir()
+        self._alone.close()
+        if is_empty:
+            with suppress(OSError):  # something else is in it
+                self._folder.rmdir()
 
     def _count(self, result: SegResult, shares: dict[str, float], times_ms: dict[str, float]) -> None:
         self.frames += 1

@@ -68,6 +68,7 @@ def refused(code: int, words: list[str], capsys: Captured) -> str:
         (["segment", "a.mp4", "--model", "x", "--threads", "0"], "--threads"),
         (["segment", "a.mp4", "--model", "x", "--save", "video,mask"], "cannot save 'mask'"),
         (["segment", "a.mp4", "--model", "x", "--save", ","], "nothing to save"),
+        (["segment", "a.mp4", "--model", "x", "--classes", ""], "--classes: no class to keep"),
         (["segment", "a.mp4", "--model", "x", "--start", "5", "--end", "3"], "it must be later than start_s"),
         (["segment", "a.mp4", "--model", "x", "--end", "inf"], "end_s is inf"),
         (["evaluate", "x.cdga"], "--data"),
@@ -91,6 +92,7 @@ def test_wrong_words(words: list[str], reason: str, capsys: Captured) -> None:
         (["--conf", "7"], "conf is 7.0, wanted 0 to 1"),
         (["-o", "out", "b.mp4"], "--output names one place"),
         (["--name", "a/b"], "not a plain folder name"),
+        (["--name", ""], "'' is not a plain folder name"),
     ],
 )
 def test_wrong_values(words: list[str], reason: str, tiny_bundle: Path, ride: Path, capsys: Captured) -> None:

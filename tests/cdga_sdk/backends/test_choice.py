@@ -122,7 +122,7 @@ def test_a_cache_that_is_nobody_s_own(own_cache: Path) -> None:
 @pytest.mark.usefixtures("without_gpu")
 @pytest.mark.parametrize("name", ["auto", "onnxruntime"])
 def test_cuda_that_was_asked_for_is_not_passed_by(name: str) -> None:
-    with pytest.raises(ResourceError, match="CUDA was asked for"):
+    with pytest.raises(ResourceError, match="could not use CUDA"):
         choose_backend(PROBE_GRAPH, backend=name, device="cuda")
 
 

@@ -518,6 +518,13 @@ def test_stopped_run_keeps_its_labels(segmenter: Segmenter, ride: Path, tmp_path
     assert is_beginning(frames, masks, [f.pts for f in frames])
 
 
+def test_a_video_too_small_for_labels_is_its_own_fault(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    path = clip("dot.mkv", codec="ffv1", size_wh=(1, 1), num_frames=2)
+    with pytest.raises(InputError, match=r"dot.mkv: its frames are 1x1; 'labels' wants 2x2 or more; save masks"):
+        run(segmenter, path, tmp_path / "run")
+    assert names(tmp_path) == ["dot.mkv"]
+
+
 def test_images_make_no_label_stream(segmenter: Segmenter, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="these are images; save masks instead"):
         segment_images(segmenter, [tmp_path / "a.png"], tmp_path / "run", save=("labels", "json"))

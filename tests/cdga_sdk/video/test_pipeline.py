@@ -279,6 +279,11 @@ def with_slow_end(clip: Clip, name: str) -> Path:
     return clip(name, codec=codec, pts=pts)
 
 
+def with_dropped_frames(clip: Clip, name: str) -> Path:
+    """20 frames of 23: an AVI has empty chunks in their place, and counts them."""
+    return clip(name, codec="mjpeg", pts=[tick for tick in range(23) if tick not in {5, 6, 11}])
+
+
 def with_edit_list(clip: Clip, name: str) -> Path:
     """Of 60 frames, of which the first 40 are hidden, as cutting without encoding again does it."""
     path = clip("long.mp4", num_frames=60, options={"g": "60", "keyint_min": "60"})
@@ -303,6 +308,7 @@ def with_edit_list(clip: Clip, name: str) -> Path:
         (with_slow_end, "a.ts", None),
         (with_slow_end, "a.mp4", 20),
         (with_slow_end, "a.avi", 20),
+        (with_dropped_frames, "a.avi", 20),
         (with_edit_list, "a.mp4", 20),
     ],
 )
