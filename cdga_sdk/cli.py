@@ -16,13 +16,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, one_line
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, one_line
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -513,6 +513,9 @@ def _root(
 def main() -> None:
     """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad image is told of in one line, and by us
     _leave(run(sys.argv[1:]))
 
@@ -541,8 +544,12 @@ def run(arguments: list[str]) -> int:
         return _fail(error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except Terminated:
+        stopped = InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+        return _fail(stopped.code, str(stopped), stopped.exit_code)
     except (BrokenPipeError, SystemExit):  # Typer turns the first into the second
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
+        _silence(sys.stderr)
         return 141
     except ModuleNotFoundError as error:
         return _missing_module(error)
@@ -553,10 +560,18 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(code: str, message: str, exit_code: int) -> int:
-    if os.environ.get("CDGA_DEBUG"):
-        traceback.print_exc()
-    typer.echo(f"error[{code}]: {message}", err=True)
+    try:
+        if os.environ.get("CDGA_DEBUG"):
+            traceback.print_exc()
+        typer.echo(f"error[{code}]: {message}", err=True)
+    except OSError:  # nobody reads it
+        _silence(sys.stderr)
     return exit_code
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere: the interpreter would fail over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _missing_module(error: ModuleNotFoundError) -> int:
@@ -576,7 +591,7 @@ def _interrupted() -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+    raise Terminated
 
 
 def _print_json(record: dict[str, object]) -> None:

@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime", "export") from error
 
-__all__ = ["OnnxRuntimeBackend", "cuda_driver_present", "what_cuda_lacks"]
+__all__ = ["OnnxRuntimeBackend", "what_cuda_lacks"]
 
 
 def what_cuda_lacks() -> str:
@@ -25,11 +25,6 @@ def what_cuda_lacks() -> str:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime was built without CUDA"
     return "" if cuda_driver() else NO_DRIVER
-
-
-def cuda_driver_present() -> bool:
-    """Whether the NVIDIA driver library can be loaded and ONNX Runtime was built with CUDA."""
-    return not what_cuda_lacks()
 
 
 class OnnxRuntimeBackend:

@@ -7,7 +7,6 @@ without encoding again, to a file that takes the final name in one rename.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -15,10 +14,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import av
 
+from cdga_sdk.atomic import RESOURCE_ERRNOS
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 from cdga_sdk.video.stages import BUSY_S
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 __all__ = ["PartialVideo", "refuse_own_input"]
-
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
 
 
 def refuse_own_input(source: Path, final: Path) -> None:
@@ -174,7 +172,7 @@ class PartialVideo(ABC):
             reason = error.strerror or str(error)
             rest = f"; what was written is kept in {kept.name}" if kept is not None else ""
             message = f"{self._what} cannot be written ({reason}){rest}"
-            if error.errno in _DISK_FULL:
+            if error.errno in RESOURCE_ERRNOS:
                 raise ResourceError(message, where=path, fix="free space on that disk") from error
             raise UsageError(message, where=path, fix="name a folder that can be written to") from error
 

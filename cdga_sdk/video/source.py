@@ -214,11 +214,6 @@ class VideoSource:
         return width, height
 
     @property
-    def rotation_degrees(self) -> int:
-        """Clockwise turn that is applied to every frame: 0, 90, 180 or 270."""
-        return self._upright.clockwise_degrees
-
-    @property
     def corrupt_packets(self) -> int:
         """Packets that the container or the decoder marked or refused so far, and failed reads."""
         return self._decoder.corrupt_packets if self._decoder is not None else 0

@@ -37,13 +37,6 @@ class Upright:
         self._flip_x, self._flip_y = (c < 0, b < 0) if self._transposed else (a < 0, d < 0)
         self._converter = VideoReformatter()
 
-    @property
-    def clockwise_degrees(self) -> int:
-        """Turn that makes the stored frame upright: 0, 90, 180 or 270 (before a mirror along x, if any)."""
-        if self._transposed:
-            return 270 if self._flip_y else 90
-        return 180 if self._flip_y else 0
-
     def shape_hw(self, frame: VideoFrame) -> tuple[int, int]:
         """Size after the turn."""
         return (frame.width, frame.height) if self._transposed else (frame.height, frame.width)

@@ -350,6 +350,45 @@ def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, numb
         assert summary["frames"] - 5 <= sum(1 for _ in frames) <= summary["frames"] + 1
 
 
+DYING = """
+import os, signal
+
+class SessionOptions:
+    pass
+
+def get_available_providers():
+    return ["CPUExecutionProvider"]
+
+def InferenceSession(*words, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise RuntimeError("not reached")
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "words"),
+    [
+        ("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", ["segment"]),
+        ("onnxruntime", DYING, ["segment", "--backend", "onnxruntime"]),
+        ("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", ["bench"]),
+    ],
+)
+def test_a_signal_while_a_runtime_opens_is_no_failure_of_the_runtime(
+    library: str, code: str, words: list[str], tiny_bundle: Path, picture: Picture
+) -> None:
+    write_png(Path("a.png"), picture(0))
+    Path("planted", library).mkdir(parents=True)
+    Path("planted", library, "__init__.py").write_text(code)
+    path = os.pathsep.join(filter(None, (str(Path("planted").absolute()), os.environ.get("PYTHONPATH"))))
+    given = ["a.png", "--model", str(tiny_bundle)] if words[0] == "segment" else [str(tiny_bundle), "--rounds", "5"]
+    done = subprocess.run(
+        [*COMMAND, *words, *given], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "error[E-INTERRUPTED]: terminated; what was finished is kept\n"
+    assert (done.returncode, done.stdout) == (143, "")
+    assert not Path("runs").exists()
+
+
 def test_bad_image_is_one_line(tiny_bundle: Path) -> None:
     Path("a.tiff").write_bytes(b"II*\x00\xff\xff\x00\x00" + bytes(50))  # OpenCV would say a line of its own
     with start("segment", "a.tiff", "--model", str(tiny_bundle), "--backend", "onnxruntime") as process:
@@ -367,6 +406,25 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
         os.close(writer)
         assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(("words", "code"), [(("info", "none.cdga"), 3), (("segmnt",), 2)])
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_nobody_reads_stderr(words: tuple[str, ...], code: int, debug: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *debug, *words], stdout=subprocess.PIPE, stderr=writer, timeout=20)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("info none.cdga", 3)])
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_started_without_a_stream(words: str, code: int, closed: str) -> None:
+    command = f"{sys.executable} -m cdga_sdk {words} {closed}>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=20)
+    assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from cdga_sdk import errors
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, MissingExtraError, UsageError, one_line
+from cdga_sdk.errors import (
+    CdgaError,
+    InputError,
+    InterruptedRunError,
+    MissingExtraError,
+    Terminated,
+    UsageError,
+    one_line,
+)
 
 EXIT_CODES = {
     "CdgaError": (1, "E-BUG"),
@@ -23,7 +33,7 @@ PARENTS = {"MissingExtraError": "UsageError", "IntegrityError": "ModelError", "C
 
 
 def test_every_public_error_owns_its_exit_code() -> None:
-    public = {name for name in errors.__all__ if name != "one_line"}
+    public = set(errors.__all__) - {"Terminated", "one_line"}
     assert public == EXIT_CODES.keys()
     for name, (exit_code, code) in EXIT_CODES.items():
         kind = getattr(errors, name)
@@ -35,6 +45,28 @@ def test_termination_has_a_code_of_its_own() -> None:
     assert InterruptedRunError("stopped").exit_code == 130
     assert InterruptedRunError("stopped", terminated=True).exit_code == 143
     assert InterruptedRunError.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(getattr(errors, name)("found\nx", where="a", fix="do") for name in EXIT_CODES if name != "MissingExtraError"),
+        MissingExtraError("torch", "train"),
+        MissingExtraError("torch", "train").told_after("x is converted", "place"),
+        InterruptedRunError("stopped", terminated=True),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_whole_from_another_process(error: CdgaError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+    assert back.exit_code == error.exit_code
+
+
+def test_termination_is_nothing_that_a_handler_of_failures_takes() -> None:
+    assert not issubclass(Terminated, Exception)
 
 
 @pytest.mark.parametrize(

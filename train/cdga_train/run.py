@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cdga_sdk.atomic import new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
 from cdga_train.manifest import MANIFEST, read_run
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run_training", "trained"]
 
-_TERMINATED: Final = 143
 _FREE_ON_RESUME: Final = (
     "iters",
     "device",
@@ -171,15 +170,13 @@ def _stopped_in(folder: Path) -> Iterator[None]:
     """What an interruption outside the loop means: the loop itself says where it stopped."""
     try:
         yield
-    except (KeyboardInterrupt, InterruptedRunError) as error:
-        if isinstance(error, InterruptedRunError) and error.where is not None:
-            raise
+    except (KeyboardInterrupt, Terminated) as error:
         is_kept = folder.is_dir()
         raise InterruptedRunError(
             "stopped; what was finished is kept" if is_kept else "stopped before anything was made",
             where=folder if is_kept else None,
             fix=f"go on with: cdga train --resume {folder}" if is_kept else None,
-            terminated=isinstance(error, InterruptedRunError) and error.exit_code == _TERMINATED,
+            terminated=isinstance(error, Terminated),
         ) from error
 
 

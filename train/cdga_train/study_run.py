@@ -31,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, Terminated, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CLASS_SETS, class_set
 from cdga_sdk.progress import progress_bar
@@ -262,6 +262,9 @@ def _train(config: TrainConfig, folder: Path, *, quiet: bool) -> None:
     folder.mkdir(exist_ok=True)
     try:
         trained(config, folder, ALONE, quiet=quiet)
+    except Terminated as error:
+        what = "terminated; what was finished is kept"
+        raise InterruptedRunError(what, fix="the same command goes on from here", terminated=True) from error
     except InterruptedRunError as error:
         raise InterruptedRunError(
             error.what, where=error.where, fix="the same command goes on from here", terminated=error.exit_code == 143

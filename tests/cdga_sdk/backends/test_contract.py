@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdga_sdk.backends.base import Backend
 from cdga_sdk.backends.choice import open_backend
-from cdga_sdk.backends.onnx_runtime import cuda_driver_present
+from cdga_sdk.backends.onnx_runtime import what_cuda_lacks
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
 from cdga_sdk.prediction import Prediction
@@ -198,7 +198,7 @@ def test_unknown_names(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "onnxruntime"])
 def test_cuda_without_a_gpu_is_said(bundle: Bundle, name: str) -> None:
-    if cuda_driver_present():
+    if not what_cuda_lacks():
         pytest.skip("this machine has a CUDA driver")
     with pytest.raises(ResourceError, match="CUDA was asked for") as caught:
         open_backend(bundle.model_bytes, backend=name, device="cuda")
@@ -209,7 +209,7 @@ def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) 
     opened = open_backend(bundle.model_bytes)
     assert opened.name.endswith("fp32")
     assert (opened.infer(golden[0][:1]).mask_NHW == golden[1][:1]).mean() >= 0.9999
-    if not cuda_driver_present():
+    if what_cuda_lacks():
         try:
             import openvino  # noqa: F401 - is it there at all
         except ImportError:

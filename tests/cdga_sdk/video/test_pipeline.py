@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, ResourceError, Terminated, UsageError
 from cdga_sdk.image import read_image_bgr, read_label, write_png
 from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
@@ -345,7 +345,7 @@ def test_a_stopped_run_tells_what_was_lost_until_then(
     ("error", "status"),
     [
         (KeyboardInterrupt(), "interrupted"),
-        (InterruptedRunError("terminated", terminated=True), "interrupted"),
+        (Terminated(), "interrupted"),
         (ValueError("mine"), "failed"),
         (OSError(errno.EIO, "mine"), "failed"),
     ],

@@ -260,22 +260,21 @@ def test_properties(clip: Clip) -> None:
     rate = Fraction(30000, 1001)
     with VideoSource(clip("p.mp4", num_frames=7, size_wh=(66, 50), rate=rate)) as source:
         assert (source.size_wh, source.average_rate, source.codec) == ((66, 50), rate, "h264")
-        assert (source.num_frames_hint, source.rotation_degrees) == (7, 0)
+        assert source.num_frames_hint == 7
         frames = list(source)
     assert all(b.pts * source.time_base - a.pts * source.time_base == 1 / rate for a, b in pairwise(frames))
 
 
 @pytest.mark.parametrize(
-    ("counterclockwise", "clockwise", "order"),
-    [(90, 270, [1, 3, 0, 2]), (180, 180, [3, 2, 1, 0]), (270, 90, [2, 0, 3, 1]), (None, 0, [0, 1, 2, 3])],
+    ("counterclockwise", "order"),
+    [(90, [1, 3, 0, 2]), (180, [3, 2, 1, 0]), (270, [2, 0, 3, 1]), (None, [0, 1, 2, 3])],
 )
 def test_rotation_is_applied_once_and_as_opencv_does(
-    clip: Clip, counterclockwise: float | None, clockwise: int, order: list[int]
+    clip: Clip, counterclockwise: float | None, order: list[int]
 ) -> None:
     path = clip("turned.mp4", pictures=[quadrants()] * 2, num_frames=2, rotation=counterclockwise)
     with VideoSource(path) as source:
         frame = next(iter(source))
-        assert source.rotation_degrees == clockwise
         assert source.size_wh == (frame.image_bgr.shape[1], frame.image_bgr.shape[0])
     assert corners(frame.image_bgr) == order
     capture = cv2.VideoCapture(str(path))
