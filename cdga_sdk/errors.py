@@ -11,7 +11,7 @@ The tree::
     │   └── IntegrityError      5    its bytes are not the bytes that were written
     ├── ResourceError           6    disk, memory or device ran out
     ├── GateError               7    a quality gate failed (parity, a minimum score)
-    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM)
+    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM and SIGHUP)
 
 A broken invariant of our own is an ``assert``, never a ``CdgaError``: it ends with exit code 1. `Terminated` is no
 error: like Ctrl-C it comes at any point, so nothing that deals with failures may take it for one.
@@ -41,7 +41,7 @@ def one_line(text: object) -> str:
 
 
 class Terminated(BaseException):
-    """SIGTERM came while a command ran.
+    """SIGTERM, or SIGHUP of a terminal that was closed, came while a command ran.
 
     Not a KeyboardInterrupt: Typer makes exit code 130 of every one of these.
     """

@@ -25,6 +25,7 @@ from cdga_sdk.image import is_image_file
 from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar, tell_on_stderr
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.signals import TERMINATING
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
@@ -269,8 +270,8 @@ def _run(
 
 @contextmanager
 def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM calls ``stop``: it is how a live run ends. The next one works as before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP calls ``stop``: so a live run ends. The next one works as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
 
     def restore() -> None:
         if threading.current_thread() is threading.main_thread():
