@@ -41,6 +41,14 @@ _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
 
+
+def _output(text: str) -> Path:
+    """Not of an empty text: that is a shell's variable that is not set, and would be the current folder."""
+    if not text.strip():
+        raise typer.BadParameter("is an empty text; is a variable of your shell not set?")
+    return Path(text)
+
+
 _EXIT_CODES = (
     "Exit codes: 0 done; 2 wrong words; 3 input; 4 done, but something was lost; 5 model; 6 disk, memory or device; "
     "7 a quality gate; 130 Ctrl-C; 143 terminated or hung up; 141 nobody reads the output; 1 a bug, to be reported "
@@ -97,6 +105,16 @@ QualityName = Annotated[
 Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
+]
+SegmentOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        parser=_output,
+        help="Folder of the run; or NAME.mp4 for one video, and the folder NAME beside it takes the rest.",
+    ),
 ]
 Smooth = Annotated[
     float | None,
@@ -234,9 +252,9 @@ def export(
 def segment(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
     model: Annotated[str, typer.Option(help=f"A bundle, e.g. model.cdga; or {_NAMED}.")] = "default",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
+    output: SegmentOutput = None,
     save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
-    project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
+    project: Annotated[Path | None, typer.Option(help="Folder of runs; runs/segment by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
     exist_ok: ExistOk = False,
     alpha: Annotated[float, typer.Option(help="Opacity of the class colours, 0 to 1.")] = 0.5,

@@ -22,6 +22,7 @@ from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
+from cdga_sdk.video.output import make_folder_of
 from cdga_sdk.video.partial import refuse_own_input
 from cdga_sdk.video.run_folder import (
     FrameSegmenter,
@@ -235,6 +236,7 @@ def segment_video(
         RunFolder(plan(frames), segmenter, partial(_counts_of, frames)) as outputs,
     ):
         if "video" in save:
+            make_folder_of(video_path)
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
             outputs.attach_labels(_label_sink(frames, labels_path, options))

@@ -183,6 +183,34 @@ def test_an_overlay_alone_needs_no_folder(segmenter: Segmenter, ride: Path, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "own.mp4"]  # it was there before, and is somebody's
 
 
+def test_an_overlay_makes_the_folders_that_it_lies_in(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    segmenter.process_video(ride, tmp_path / "new/deep/own.mp4", save=("video",))
+    segmenter.process_video(ride, tmp_path / "new/other/own.mp4", options=VideoOptions(vid_stride=1_000_000))
+    found = ["new/deep/own.mp4", "new/other/own.mp4", "new/other/own/stats.jsonl", "new/other/own/summary.json"]
+    assert names(tmp_path) == found
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write"):
+        segmenter.process_video(ride, tmp_path / "file/own.mp4", save=("video",))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "reason"),
+    [
+        ("out.avi", ("video",), "outputs are a folder or NAME.mp4, and this ends in .avi; name .*out.mp4, or a folder"),
+        ("out.PNG", ("masks",), "this ends in .PNG"),
+        ("out.mp4", ("masks", "json"), "names a video, which is not to be saved"),
+        ("file", ("json",), "is a file, not a folder"),
+    ],
+)
+def test_outputs_of_other_kinds(
+    segmenter: Segmenter, ride: Path, tmp_path: Path, name: str, save: tuple[Any, ...], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=reason):
+        segmenter.process_video(ride, tmp_path / name, save=save)
+    assert names(tmp_path) == ["file"]
+
+
 def test_outputs_are_what_this_run_has_written(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     for name in ("notes.txt", "overlay.mp4", "labels.partial.nut"):
         (tmp_path / name).touch()
@@ -534,8 +562,11 @@ def test_alpha_is_a_share(alpha: float) -> None:
         ({"end_s": float("inf")}, "end_s is inf; it must be later than start_s, and finite"),
         ({"end_s": float("nan")}, "end_s is nan"),
         ({"start_s": float("inf")}, "start_s is inf; it must be 0 or more, and finite"),
-        ({"vid_stride": 0}, "vid_stride is 0; it must be 1 or more"),
-        ({"max_frames": 0}, "max_frames is 0; it must be 1 or more"),
+        ({"vid_stride": 0}, "vid_stride is 0; it must be 1 to 1000000"),
+        ({"max_frames": 0}, "max_frames is 0; it must be 1 to 1000000000"),
+        ({"vid_stride": 10**23}, "it must be 1 to 1000000"),
+        ({"max_frames": 10**23}, "it must be 1 to 1000000000"),
+        ({"start_s": 1e300}, "it must be 0 or more, and finite"),
         ({"crf": 52}, "crf is 52; it must be 0 to 51"),
         ({"preset": "warp"}, "preset is 'warp'; it must be one of ultrafast, "),
     ],
