@@ -31,6 +31,7 @@ __all__ = [
     "ResourceError",
     "Terminated",
     "UsageError",
+    "counted",
     "one_line",
 ]
 
@@ -38,6 +39,11 @@ __all__ = [
 def one_line(text: object) -> str:
     """Fold ``text`` to one printable line: control characters and line breaks become spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def counted(number: int, plural: str) -> str:
+    """``number`` and what there are so many of: "1 frame", "2 frames"."""
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
 
 
 class Terminated(BaseException):

@@ -21,7 +21,7 @@ import typer
 
 from cdga_sdk.atomic import new_run_folder
 from cdga_sdk.bundle import Manifest
-from cdga_sdk.errors import DegradedError, InputError, UsageError, one_line
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, Terminated, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar, tell_on_stderr
@@ -127,12 +127,16 @@ def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
     if request.exist_ok:
         return
     fix = "choose another -o, or pass --exist-ok"
-    for path in () if video is None else (video, video.with_name(f"{video.stem}.partial.mp4")):
+    for path in () if video is None else (video, _partial_of(video)):
         if path.exists():
             raise UsageError("already exists", where=path, fix=fix)
-    found = [] if video is not None and is_overlay_alone(request.save) else earlier_outputs(folder)
+    found = [] if _is_alone(request, video) else earlier_outputs(folder)
     if found:
         raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
+
+
+def _partial_of(video: Path) -> Path:
+    return video.with_name(f"{video.stem}.partial.mp4")
 
 
 def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:
@@ -262,8 +266,12 @@ def _run(
     segmenter: Segmenter, work: Work, request: SegmentRequest, name: str, source: VideoSource | LiveSource | None
 ) -> RunSummary:
     folder, video_path = _places(request, name)
+    places = [video_path and _partial_of(video_path), None if _is_alone(request, video_path) else folder]
     total = len(work.images) if source is None else _num_frames(source, request.options)
-    with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
+    with (
+        _stopped_in([place for place in places if place is not None]),
+        progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance,
+    ):
         done = 0
 
         def on_frame(_: object) -> None:
@@ -296,6 +304,27 @@ def _run(
     elif not request.quiet:
         typer.echo(one_line(summary.line()), err=True)
     return summary
+
+
+def _is_alone(request: SegmentRequest, video_path: Path | None) -> bool:
+    """The overlay is all there is: no folder belongs to it."""
+    return video_path is not None and is_overlay_alone(request.save)
+
+
+@contextmanager
+def _stopped_in(places: Sequence[Path]) -> Iterator[None]:
+    """An interruption says where among ``places`` it left something."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        is_terminated = isinstance(error, Terminated)
+        kept = ", ".join(str(place) for place in places if place.exists())
+        raise InterruptedRunError(
+            f"{'terminated' if is_terminated else 'interrupted'}"
+            + ("; what was finished is kept" if kept else " before anything was written"),
+            where=kept or None,
+            terminated=is_terminated,
+        ) from error
 
 
 @contextmanager

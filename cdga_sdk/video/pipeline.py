@@ -221,6 +221,8 @@ def segment_video(
         folder = video_path.parent
 
     def plan(frames: VideoSource | LiveSource) -> RunPlan:
+        if "video" in save:  # not before the source is open: a bad one leaves nothing behind
+            make_folder_of(video_path)
         return RunPlan(
             folder=folder,
             owns_folder=owns_folder,
@@ -236,7 +238,6 @@ def segment_video(
         RunFolder(plan(frames), segmenter, partial(_counts_of, frames)) as outputs,
     ):
         if "video" in save:
-            make_folder_of(video_path)
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
             outputs.attach_labels(_label_sink(frames, labels_path, options))

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import write_png
+from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.segment_run import SegmentRequest, Work, find_work, plan_work
 from cdga_sdk.segment_run import run_segment as run_planned
 from cdga_sdk.segmenter import Segmenter
@@ -304,11 +305,44 @@ def test_json_is_all_that_stdout_carries(segmenter: Segmenter, place: Path, caps
     assert all(r["fps"] > 0 for r in records)
 
 
+@pytest.mark.parametrize(
+    ("frames", "flags", "line"),
+    [
+        (3, {"output": Path("own.mp4"), "save": ("video",)}, "own.partial.mp4: interrupted; what was finished is kept"),
+        (3, {"output": Path("own.mp4")}, "own.partial.mp4, own: interrupted; what was finished is kept"),
+        (3, {}, "runs/b: interrupted; what was finished is kept"),
+        (0, {}, "interrupted before anything was written"),
+    ],
+)
+def test_an_interruption_says_where_things_are(
+    segmenter: Segmenter, place: Path, frames: int, flags: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, predict = iter(range(frames)), segmenter.predict
+
+    def until_interrupted(image_bgr: NDArray[np.uint8]) -> PredictedFrame:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return predict(image_bgr)
+
+    monkeypatch.setattr(segmenter, "predict", until_interrupted)
+    with pytest.raises(InterruptedRunError) as caught:
+        run_segment(segmenter, request("media/b.mp4", quiet=True, **flags))
+    assert str(caught.value) == line
+    assert caught.value.exit_code == 130
+    for kept in (caught.value.where or "").split(", "):
+        assert Path(kept).exists()
+
+
+def test_one_frame_is_told_of_as_one(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(segmenter, request("media/a.png"))
+    assert capsys.readouterr().err.startswith("1 frame in ")
+
+
 def test_losses_are_said_after_all_is_done(
     segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "media/a.png").write_bytes(b"no image")
-    with pytest.raises(DegradedError, match="1 unreadable images"):
+    with pytest.raises(DegradedError, match="1 unreadable image;"):
         run_segment(segmenter, request("media"))
     assert len(capsys.readouterr().err.splitlines()) == 3
 

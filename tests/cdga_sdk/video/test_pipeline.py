@@ -489,7 +489,7 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
         "source": str(photos[1]),
         "error": "not an image that can be decoded",
     }
-    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images; see summary\.json"):
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable image; see summary\.json"):
         raise_if_degraded(summary)
 
 
