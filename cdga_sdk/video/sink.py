@@ -1,7 +1,7 @@
 """Frames to H.264 in MP4: times from the first on, tick by tick; the final name exists only when the file is whole.
 
 While frames come in, ``NAME.partial.mp4`` grows beside the final file (see `PartialVideo`) as a fragmented MP4, which
-plays up to its last keyframe even after a ``kill -9``; before its second keyframe it holds no frame. The whole file is a
+plays up to its last keyframe even after a ``kill -9``; before its second keyframe it holds none. The whole file is a
 faststart MP4.
 """
 
