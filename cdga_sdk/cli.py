@@ -22,7 +22,9 @@ import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
+from cdga_sdk.atomic import RESOURCE_ERRNOS, error_from_os
 from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, UsageError, one_line
+from cdga_sdk.signals import TERMINATING, heeded
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -39,16 +41,32 @@ _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
 
+
+def _output(text: str) -> Path:
+    """Not of an empty text: that is a shell's variable that is not set, and would be the current folder."""
+    if not text.strip():
+        raise typer.BadParameter("is an empty text; is a variable of your shell not set?")
+    return Path(text)
+
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 2 wrong words; 3 input; 4 done, but something was lost; 5 model; 6 disk, memory or device; "
+    "7 a quality gate; 130 Ctrl-C; 143 terminated or hung up; 141 nobody reads the output; 1 a bug, to be reported "
+    "with what cdga --debug COMMAND shows."
+)
+
 app = typer.Typer(
     name="cdga",
     help="Adapt a segmentation network to your own unlabelled driving footage, export it, segment video fast.",
-    no_args_is_help=True,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data sets before training.", invoke_without_command=True)
 app.add_typer(data_app, name="data")
 
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replace, what exists.")]
@@ -71,6 +89,9 @@ Score = Annotated[
 ExtraOutputs = Annotated[
     list[str] | None, typer.Option(help="Add logits or features: an extra graph for programs of your own.")
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="CPU threads of the runtime; by default every CPU there is.")
+]
 OnIncompatible = Annotated[
     str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
 ]
@@ -84,6 +105,16 @@ QualityName = Annotated[
 Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
+]
+SegmentOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        parser=_output,
+        help="Folder of the run; or NAME.mp4 for one video, and the folder NAME beside it takes the rest.",
+    ),
 ]
 Smooth = Annotated[
     float | None,
@@ -221,9 +252,9 @@ def export(
 def segment(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
     model: Annotated[str, typer.Option(help=f"A bundle, e.g. model.cdga; or {_NAMED}.")] = "default",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
+    output: SegmentOutput = None,
     save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
-    project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
+    project: Annotated[Path | None, typer.Option(help="Folder of runs; runs/segment by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
     exist_ok: ExistOk = False,
     alpha: Annotated[float, typer.Option(help="Opacity of the class colours, 0 to 1.")] = 0.5,
@@ -233,7 +264,7 @@ def segment(
     backend: BackendName = "auto",
     device: Device = "auto",
     precision: GraphPrecision = "fp32",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    threads: Threads = None,
     on_incompatible: OnIncompatible = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
@@ -369,7 +400,7 @@ def bench(
         list[str] | None, typer.Option(help="Only this graph of the bundle; may be given again. By default all.")
     ] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Rounds that count; each runs everything once.")] = 9,
     frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
     offline: Offline = False,
@@ -507,18 +538,35 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; goes ahead of the command: cdga --debug segment ...")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["CDGA_DEBUG"] = "1"
+    _help_without_command(context)
+
+
+@data_app.callback()
+def _data(context: typer.Context) -> None:
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    """As Typer's own ``no_args_is_help`` does, whose help comes as an error that is hard to tell from others."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 def main() -> None:
-    """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command in ``sys.argv``, and turn what went wrong into one line and an exit code."""
+    for number in heeded(TERMINATING):
+        signal.signal(number, _terminate)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
@@ -557,6 +605,8 @@ def run(arguments: list[str]) -> int:
         _silence(sys.stdout)
         _silence(sys.stderr)
         return 141
+    except OSError as error:
+        return _failed_write(error)
     except ModuleNotFoundError as error:
         return _missing_module(error)
     except MemoryError:
@@ -580,6 +630,18 @@ def _silence(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _failed_write(error: OSError) -> int:
+    if error.errno not in RESOURCE_ERRNOS:
+        return _bug(error)
+    failed = error_from_os(error, Path(os.fsdecode(error.filename or "output")))
+    exit_code = _fail(failed.code, str(failed), failed.exit_code)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)
+    return exit_code
+
+
 def _missing_module(error: ModuleNotFoundError) -> int:
     if error.name not in _EXTRA_OF:
         return _bug(error)
@@ -588,8 +650,8 @@ def _missing_module(error: ModuleNotFoundError) -> int:
 
 
 def _bug(error: Exception) -> int:
-    text = f"internal error ({type(error).__name__}: {one_line(error)}); please report it with --debug's output"
-    return _fail("E-BUG", text, 1)
+    what = f"internal error ({type(error).__name__}: {one_line(error)})"
+    return _fail("E-BUG", f"{what}; please report it with what cdga --debug COMMAND shows", 1)
 
 
 def _interrupted() -> int:

@@ -11,7 +11,7 @@ The tree::
     │   └── IntegrityError      5    its bytes are not the bytes that were written
     ├── ResourceError           6    disk, memory or device ran out
     ├── GateError               7    a quality gate failed (parity, a minimum score)
-    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM)
+    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM and SIGHUP)
 
 A broken invariant of our own is an ``assert``, never a ``CdgaError``: it ends with exit code 1. `Terminated` is no
 error: like Ctrl-C it comes at any point, so nothing that deals with failures may take it for one.
@@ -31,6 +31,7 @@ __all__ = [
     "ResourceError",
     "Terminated",
     "UsageError",
+    "counted",
     "one_line",
 ]
 
@@ -40,8 +41,13 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def counted(number: int, plural: str) -> str:
+    """``number`` and what there are so many of: "1 frame", "2 frames"."""
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
+
+
 class Terminated(BaseException):
-    """SIGTERM came while a command ran.
+    """SIGTERM, or SIGHUP of a terminal that was closed, came while a command ran.
 
     Not a KeyboardInterrupt: Typer makes exit code 130 of every one of these.
     """

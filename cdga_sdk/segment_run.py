@@ -14,20 +14,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Final
 
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
 from cdga_sdk.bundle import Manifest
-from cdga_sdk.errors import DegradedError, InputError, UsageError, one_line
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, Terminated, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.models.catalogue import DEFAULT
 from cdga_sdk.progress import progress_bar, tell_on_stderr
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.signals import TERMINATING
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
+from cdga_sdk.video.output import names_video, output_places
 from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segment_images, segment_video
 from cdga_sdk.video.run_folder import (
     RunSummary,
@@ -39,7 +42,21 @@ from cdga_sdk.video.run_folder import (
 )
 from cdga_sdk.video.source import VideoSource
 
-__all__ = ["SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
+__all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
+
+RUNS: Final = Path("runs/segment")
+"""Where runs go that are told no place."""
+_OF_LIVE: Final = MappingProxyType({"live": "--live", "reconnect_s": "--reconnect"})
+_FLAGS: Final = MappingProxyType(
+    {
+        "smooth": "--smooth",
+        "start_s": "--start",
+        "end_s": "--end",
+        "vid_stride": "--vid-stride",
+        "max_frames": "--max-frames",
+        **_OF_LIVE,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +66,7 @@ class SegmentRequest:
     sources: tuple[str, ...]
     output: Path | None
     save: tuple[SaveWhat, ...]
-    project: Path
+    project: Path | None
     name: str | None
     exist_ok: bool
     options: VideoOptions
@@ -73,40 +90,55 @@ def plan_work(request: SegmentRequest) -> list[Work]:
 
     Raises:
         InputError: A source is missing.
-        UsageError: The output or the name cannot be used, or a live source is not the only one.
+        UsageError: The output or the name cannot be used, an option would have no effect, a source has no name, or a
+            live source is not the only one.
     """
     works = find_work(request.sources)
     if request.name is not None:
         check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
-        if request.options.smooth is not None:
-            raise UsageError("--smooth is of a video, and these are images", fix="leave it out")
+    _refuse_options(request.options, works)
     if request.output is not None:
         if len(works) > 1:
             raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
-        _refuse_output(request.output, works[0], exist_ok=request.exist_ok)
+        _refuse_output(request, request.output, works[0])
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     return works
 
 
-def _refuse_output(output: Path, work: Work, *, exist_ok: bool) -> None:
-    fix = "choose another -o, or pass --exist-ok"
-    if not _names_video(output):
-        found = earlier_outputs(output)
-        if found and not exist_ok:
-            raise UsageError(f"holds an earlier run ({', '.join(found)})", where=output, fix=fix)
-        return
-    if work.images:
+def _refuse_options(options: VideoOptions, works: Sequence[Work]) -> None:
+    """What would have no effect is refused."""
+    default = VideoOptions()
+    given = [name for name in _FLAGS if getattr(options, name) != getattr(default, name)]
+    if given and any(work.images for work in works):
+        raise UsageError(f"{_FLAGS[given[0]]} is of a video, and these are images", fix="leave it out")
+    for name in given:
+        if name in _OF_LIVE and not any(work.live for work in works):
+            raise UsageError(f"{_FLAGS[name]} is of a live source, and this is none", fix="leave it out")
+
+
+def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
+    for flag, value in (("--project", request.project), ("--name", request.name)):
+        if value is not None:
+            raise UsageError(f"{flag} and --output both say where the run goes", fix="give one of them")
+    if work.images and names_video(output):
         raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
-    for path in (output, output.with_name(f"{output.stem}.partial.mp4")):
-        if path.exists() and not exist_ok:
+    folder, video = output_places(output, request.save)
+    if request.exist_ok:
+        return
+    fix = "choose another -o, or pass --exist-ok"
+    for path in () if video is None else (video, _partial_of(video)):
+        if path.exists():
             raise UsageError("already exists", where=path, fix=fix)
+    found = [] if _is_alone(request, video) else earlier_outputs(folder)
+    if found:
+        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
 
 
-def _names_video(output: Path) -> bool:
-    return output.suffix.lower() == ".mp4"
+def _partial_of(video: Path) -> Path:
+    return video.with_name(f"{video.stem}.partial.mp4")
 
 
 def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:
@@ -169,9 +201,12 @@ def find_work(sources: Sequence[str]) -> list[Work]:
 
     Raises:
         InputError: Nothing there, or nothing that can be segmented.
+        UsageError: A source is an empty text.
     """
     works: list[Work] = []
     for source in sources:
+        if not source.strip():
+            raise UsageError("a source is an empty text", fix="is a variable of your shell not set?")
         address = live_address(source)
         if address is not None:
             works.append(Work(name=address.name, live=address))
@@ -233,8 +268,12 @@ def _run(
     segmenter: Segmenter, work: Work, request: SegmentRequest, name: str, source: VideoSource | LiveSource | None
 ) -> RunSummary:
     folder, video_path = _places(request, name)
+    places = [video_path and _partial_of(video_path), None if _is_alone(request, video_path) else folder]
     total = len(work.images) if source is None else _num_frames(source, request.options)
-    with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
+    with (
+        _stopped_in([place for place in places if place is not None]),
+        progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance,
+    ):
         done = 0
 
         def on_frame(_: object) -> None:
@@ -271,10 +310,31 @@ def _run(
     return summary
 
 
+def _is_alone(request: SegmentRequest, video_path: Path | None) -> bool:
+    """The overlay is all there is: no folder belongs to it."""
+    return video_path is not None and is_overlay_alone(request.save)
+
+
+@contextmanager
+def _stopped_in(places: Sequence[Path]) -> Iterator[None]:
+    """An interruption says where among ``places`` it left something."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        is_terminated = isinstance(error, Terminated)
+        kept = ", ".join(str(place) for place in places if place.exists())
+        raise InterruptedRunError(
+            f"{'terminated' if is_terminated else 'interrupted'}"
+            + ("; what was finished is kept" if kept else " before anything was written"),
+            where=kept or None,
+            terminated=is_terminated,
+        ) from error
+
+
 @contextmanager
 def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM calls ``stop``: it is how a live run ends. The next one works as before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP calls ``stop``: so a live run ends. The next one works as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
 
     def restore() -> None:
         if threading.current_thread() is threading.main_thread():
@@ -312,9 +372,6 @@ def _num_frames(source: VideoSource | LiveSource, options: VideoOptions) -> int 
 
 def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None]:
     """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
-    output = request.output
-    if output is not None and not _names_video(output):
-        return new_run_folder(output.parent, output.name, exist_ok=True), None
-    if output is not None and is_overlay_alone(request.save):
-        return output.parent, output
-    return new_run_folder(request.project, name, exist_ok=request.exist_ok), output
+    if request.output is not None:
+        return output_places(request.output, request.save)
+    return new_run_folder(request.project or RUNS, name, exist_ok=request.exist_ok), None

@@ -24,6 +24,7 @@ from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
 from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
+from cdga_sdk.video.output import output_places
 from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video, segmented
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat
 from cdga_sdk.video.stages import in_order
@@ -303,14 +304,12 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, or
-                another run, of any process, writes there; or ``options.smooth`` with a runtime that cannot. Nothing is
-                made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, is named
+                as another kind of file is, is NAME.mp4 with no video to save, or another run, of any process, writes
+                there; or ``options.smooth`` with a runtime that cannot. Nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
-        folder, video_path = Path(output), None
-        if folder.suffix.lower() == ".mp4":
-            folder, video_path = folder.with_suffix(""), folder
+        folder, video_path = output_places(Path(output), save)
         return segment_video(
             self,
             source,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_PIXELS",
     "NUT",
+    "VIDEO_SUFFIXES",
     "claimed_frames",
     "expected_frames",
     "is_video_file",
@@ -27,7 +28,7 @@ __all__ = [
     "video_stream",
 ]
 
-_SUFFIXES = frozenset(
+VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
     | {".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob", ".flv"}
 )
@@ -80,7 +81,7 @@ MAX_PIXELS = 2**26  # 8192 x 8192: a forged header cannot ask for more memory th
 def is_video_file(path: str | Path) -> bool:
     """Say by its extension alone whether ``path`` is a file to pick out of a folder as a video."""
     path = Path(path)
-    return path.suffix.lower() in _SUFFIXES and path.is_file()
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 def sniff(path: str | Path) -> str:

@@ -1,7 +1,8 @@
 """Videos that grow as ``NAME.partial.EXT`` beside their final file, which exists only when it is whole.
 
-The growing file can be read up to its end, or nearly, even after a ``kill -9``. On success its packets are copied,
-without encoding again, to a file that takes the final name in one rename.
+The growing file can be read even after a ``kill -9``, as far as its container had been flushed: a label stream to its
+last frames or nearly, an overlay to its last keyframe, which is nothing at all of its first seconds. On success its
+packets are copied, without encoding again, to a file that takes the final name in one rename.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
+from cdga_sdk.video.output import make_folder_of
 from cdga_sdk.video.partial import refuse_own_input
 from cdga_sdk.video.run_folder import (
     FrameSegmenter,
@@ -221,6 +222,8 @@ def segment_video(
         folder = video_path.parent
 
     def plan(frames: VideoSource | LiveSource) -> RunPlan:
+        if "video" in save:  # not before the source is open: a bad one leaves nothing behind
+            make_folder_of(video_path)
         return RunPlan(
             folder=folder,
             owns_folder=owns_folder,

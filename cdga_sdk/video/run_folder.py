@@ -29,7 +29,7 @@ import numpy as np
 
 from cdga_sdk.atomic import error_from_os, write_bytes, write_text
 from cdga_sdk.backends.choice import Candidate
-from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError, counted
 from cdga_sdk.image import write_png
 from cdga_sdk.opencv import cv2
 from cdga_sdk.prediction import PredictedFrame
@@ -195,9 +195,9 @@ class RunSummary:
         stages = " / ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms_p50.items())
         at_once = f", {self.frames_at_once} at once" if self.frames_at_once > 1 else ""
         counts = {"dropped": self.dropped_frames, "reconnects": self.reconnects}
-        live = "".join(f", {count} {name}" for name, count in counts.items() if count)
+        live = "".join(f", {counted(count, name)}" for name, count in counts.items() if count)
         return (
-            f"{self.frames} frames{live} in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
+            f"{counted(self.frames, 'frames')}{live} in {self.wall_s:.1f} s ({self.fps:.1f} fps; {stages} ms p50; "
             f"{self.backend}{at_once}) · {self._where()}"
         )
 
@@ -314,7 +314,7 @@ def raise_if_degraded(summary: RunSummary) -> None:
         DegradedError: Frames were lost or concealed.
     """
     if summary.status == "degraded":
-        counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary.lost.items() if n)
+        counts = ", ".join(counted(n, name.replace("_", " ")) for name, n in summary.lost.items() if n)
         raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
 
 

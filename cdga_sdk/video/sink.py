@@ -1,7 +1,8 @@
 """Frames to H.264 in MP4: times from the first on, tick by tick; the final name exists only when the file is whole.
 
 While frames come in, ``NAME.partial.mp4`` grows beside the final file (see `PartialVideo`) as a fragmented MP4, which
-plays up to its last keyframe even after a ``kill -9``. The whole file is a faststart MP4.
+plays up to its last keyframe even after a ``kill -9``; before its second keyframe it holds none. The whole file is a
+faststart MP4.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.errors import InputError, UsageError, counted
 from cdga_sdk.video.container import open_container, video_stream
 from cdga_sdk.video.partial import PartialVideo
 from cdga_sdk.video.upright import SQUARE
@@ -189,7 +190,7 @@ class VideoSink(PartialVideo):
         copied = _remux(self._partial, whole, self._time_base)
         if copied != self.frames_written:  # FFmpeg tells of no failed write in the last fragment
             lost = self.frames_written - copied
-            raise OSError(errno.EIO, f"its last {lost} frames did not reach the disk")
+            raise OSError(errno.EIO, f"its last {counted(lost, 'frames')} did not reach the disk")
 
 
 def _check_arguments(

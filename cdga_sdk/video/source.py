@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "VideoSource", "check_range"]
 
 _INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe
+_MOST_S = 10**9
 _RESTART_S = 1  # pts that fall back further than this mean that the recorder's clock was restarted
 
 
@@ -298,17 +299,21 @@ def _with_next(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Video
 
 def check_range(vid_stride: int, start_s: float | None, end_s: float | None, max_frames: int | None) -> None:
     """Raise a UsageError for an option of a source that is out of range."""
+    # The bounds are far beyond any use, and within what FFmpeg's integers hold.
     wrong = (
-        (vid_stride < 1, f"vid_stride is {vid_stride}; it must be 1 or more"),
+        (not 1 <= vid_stride <= 1_000_000, f"vid_stride is {vid_stride}; it must be 1 to 1000000"),
         (
-            start_s is not None and not 0 <= start_s < math.inf,
+            start_s is not None and not 0 <= start_s <= _MOST_S,
             f"start_s is {start_s}; it must be 0 or more, and finite",
         ),
         (
-            end_s is not None and not (start_s or 0) < end_s < math.inf,
+            end_s is not None and not (start_s or 0) < end_s <= _MOST_S,
             f"end_s is {end_s}; it must be later than start_s, and finite",
         ),
-        (max_frames is not None and max_frames < 1, f"max_frames is {max_frames}; it must be 1 or more"),
+        (
+            max_frames is not None and not 1 <= max_frames <= 10**9,
+            f"max_frames is {max_frames}; it must be 1 to 1000000000",
+        ),
     )
     for is_wrong, message in wrong:
         if is_wrong:

@@ -66,11 +66,15 @@ def refused(code: int, words: list[str], capsys: Captured) -> str:
         (["segment", "a.mp4", "--model", "x", "--alpha", "2"], "alpha is 2.0, wanted 0 to 1"),
         (["segment", "a.mp4", "--model", "x", "--vid-stride", "0"], "--vid-stride"),
         (["segment", "a.mp4", "--model", "x", "--threads", "0"], "--threads"),
+        (["segment", "a.mp4", "--model", "x", "--threads", "100000"], "--threads"),
         (["segment", "a.mp4", "--model", "x", "--save", "video,mask"], "cannot save 'mask'"),
         (["segment", "a.mp4", "--model", "x", "--save", ","], "nothing to save"),
         (["segment", "a.mp4", "--model", "x", "--classes", ""], "--classes: no class to keep"),
         (["segment", "a.mp4", "--model", "x", "--start", "5", "--end", "3"], "it must be later than start_s"),
         (["segment", "a.mp4", "--model", "x", "--end", "inf"], "end_s is inf"),
+        (["segment", ""], "a source is an empty text"),
+        (["segment", "a.mp4", "-o", ""], "is an empty text"),
+        (["segment", "a.mp4", "--vid-stride", "99999999999999999999999"], "it must be 1 to 1000000"),
         (["evaluate", "x.cdga"], "--data"),
         (["evaluate", "x.cdga", "--data", "camvid:x", "--classes", "12"], "unknown class set '12'"),
         (["info"], "Missing argument"),
@@ -100,17 +104,25 @@ def test_wrong_values(words: list[str], reason: str, tiny_bundle: Path, ride: Pa
     assert reason in refused(2, ["segment", str(ride), "--model", str(tiny_bundle), *words], capsys)
 
 
-def test_no_words_show_help(capsys: Captured) -> None:
-    assert run([]) in {0, 2}
-    captured = capsys.readouterr()
-    assert "segment" in captured.out + captured.err
+@pytest.mark.parametrize(("words", "named"), [([], "segment"), (["--debug"], "segment"), (["data"], "check")])
+def test_no_words_show_help(words: list[str], named: str, capsys: Captured) -> None:
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: ")
+    assert any(line.split()[:1] == [named] for line in err.splitlines())
 
 
-def test_help_names_every_command(capsys: Captured) -> None:
-    assert run(["--help"]) == 0
-    out = capsys.readouterr().out
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_command(flag: str, capsys: Captured) -> None:
+    assert run([flag]) == 0
+    out = " ".join(capsys.readouterr().out.split())
     assert all(word in out for word in ("train", "export", "segment", "evaluate", "info", "doctor"))
-    assert run(["segment", "--help"]) == 0
+    assert "Exit codes: 0 done; 2" in out
+    assert "cdga --debug COMMAND" in out
+    for command in (["segment"], ["data", "check"]):
+        assert run([*command, flag]) == 0
+        assert " ".join(command) in capsys.readouterr().out
 
 
 def test_version(capsys: Captured) -> None:
@@ -218,7 +230,7 @@ def test_lost_images_are_exit_code_4(cdga: Callable[..., int], picture: Picture,
     write_png(Path("in/a.png"), picture(0))
     Path("in/b.png").write_bytes(b"no image")
     assert cdga("in") == 4
-    assert "error[E-DEGRADED]: in: finished, but 1 unreadable images" in capfd.readouterr().err
+    assert "error[E-DEGRADED]: in: finished, but 1 unreadable image;" in capfd.readouterr().err
     assert json.loads(Path("runs/segment/in/summary.json").read_text())["status"] == "degraded"
     assert cdga("in/b.png") == 3
 
@@ -322,7 +334,7 @@ def start(*words: str, **options: int) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, number: signal.Signals, code: int) -> None:
     stats = Path("out/stats.partial.jsonl")
     words = ("--model", str(tiny_bundle), "--backend", "onnxruntime", "--threads", "1", "-o", "out")
@@ -337,8 +349,8 @@ def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, numb
         assert time.monotonic() - sent < 2
     assert process.returncode == code
     assert out == ""
-    assert err.startswith("error[E-INTERRUPTED]: ")
-    assert err.count("\n") == 1
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err == f"error[E-INTERRUPTED]: out: {word}; what was finished is kept\n"
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "overlay.partial.mp4",
         "stats.partial.jsonl",
@@ -350,6 +362,25 @@ def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, numb
     with VideoSource("out/overlay.partial.mp4") as frames:
         # The few packets in hand when the signal arrives may be lost, or one frame not yet be counted.
         assert summary["frames"] - 5 <= sum(1 for _ in frames) <= summary["frames"] + 1
+
+
+def test_hanging_up_is_ignored_under_nohup() -> None:
+    code = (
+        "import signal; from cdga_sdk import cli; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "try: cli.main()\n"
+        "finally: print(*(signal.getsignal(n) == signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGTERM)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, timeout=20)
+    assert done.stdout.splitlines()[1:] == ["True False"], done.stderr
+
+
+def test_ctrl_c_while_the_command_line_loads(tmp_path: Path) -> None:
+    Path("typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT); raise ImportError('went on')")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [*COMMAND, "--version"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 DYING = """
@@ -408,6 +439,17 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
         os.close(writer)
         assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [("info", "--json"), ("--help",)])
+def test_a_full_disk_behind_stdout(tiny_bundle: Path, words: tuple[str, ...]) -> None:
+    model = (str(tiny_bundle),) if words[0] == "info" else ()
+    with Path("/dev/full").open("w") as full, start(*words, *model, stdout=full.fileno()) as process:
+        err = process.communicate(timeout=20)[1]
+    assert process.returncode == 6
+    assert err.startswith("error[E-RESOURCE]: output: cannot write (No space left on device)")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("words", "code"), [(("info", "none.cdga"), 3), (("segmnt",), 2)])

@@ -14,6 +14,7 @@ from cdga_sdk.errors import (
     MissingExtraError,
     Terminated,
     UsageError,
+    counted,
     one_line,
 )
 
@@ -33,7 +34,7 @@ PARENTS = {"MissingExtraError": "UsageError", "IntegrityError": "ModelError", "C
 
 
 def test_every_public_error_owns_its_exit_code() -> None:
-    public = set(errors.__all__) - {"Terminated", "one_line"}
+    public = set(errors.__all__) - {"Terminated", "counted", "one_line"}
     assert public == EXIT_CODES.keys()
     for name, (exit_code, code) in EXIT_CODES.items():
         kind = getattr(errors, name)
@@ -94,3 +95,8 @@ def test_one_line_folds_what_a_terminal_would_obey() -> None:
     assert one_line("Straße 東京 °") == "Straße 東京 °"
     assert one_line(13) == "13"
     assert one_line("\udcff.mp4") == ".mp4"
+
+
+def test_one_is_singular() -> None:
+    told = [counted(n, what) for n, what in ((0, "frames"), (1, "frames"), (2, "frames"), (1, "dropped"))]
+    assert told == ["0 frames", "1 frame", "2 frames", "1 dropped"]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import write_png
+from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.segment_run import SegmentRequest, Work, find_work, plan_work
 from cdga_sdk.segment_run import run_segment as run_planned
 from cdga_sdk.segmenter import Segmenter
@@ -43,10 +44,10 @@ def request(*sources: str, **changes: Any) -> SegmentRequest:
         "sources": sources,
         "output": None,
         "save": ("video", "json"),
-        "project": Path("runs"),
+        "project": None if changes.get("output") else Path("runs"),
         "name": None,
         "exist_ok": False,
-        "options": VideoOptions(max_frames=2),
+        "options": VideoOptions(),
     }
     return SegmentRequest(**(made | changes))
 
@@ -141,7 +142,8 @@ def test_output_names_a_folder(segmenter: Segmenter, place: Path) -> None:
 def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
     wanted = request("media/b.mp4", output=Path("own.mp4"), quiet=True)
     run_segment(segmenter, wanted)
-    assert everything(place / "runs") == ["b/stats.jsonl", "b/summary.json"]
+    assert everything(place / "own") == ["stats.jsonl", "summary.json"]
+    assert not Path("runs").exists()
     first = Path("own.mp4").read_bytes()
     with pytest.raises(UsageError, match="already exists"):
         run_segment(segmenter, wanted)
@@ -171,6 +173,11 @@ def test_what_an_interrupted_run_left_is_not_written_over(place: Path) -> None:
     Path("own.partial.mp4").touch()
     with pytest.raises(UsageError, match=r"own\.partial\.mp4: already exists"):
         plan_work(request("media/b.mp4", output=Path("own.mp4")))
+    Path("mine").mkdir()
+    Path("mine/summary.json").touch()
+    with pytest.raises(UsageError, match=r"mine: holds an earlier run .summary\.json"):
+        plan_work(request("media/b.mp4", output=Path("mine.mp4")))
+    plan_work(request("media/b.mp4", output=Path("mine.mp4"), save=("video",)))
 
 
 def test_a_folder_that_holds_other_things_is_taken(segmenter: Segmenter, place: Path) -> None:
@@ -194,7 +201,33 @@ def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
         run_segment(segmenter, request("media", output=Path("out")))
     with pytest.raises(UsageError, match=r"-o NAME\.mp4 is for a video"):
         run_segment(segmenter, request("media/a.png", output=Path("out.mp4")))
+    for flag in ({"project": Path("p")}, {"name": "n"}):
+        with pytest.raises(UsageError, match="and --output both say where the run goes"):
+            run_segment(segmenter, request("media/b.mp4", output=Path("out"), **flag))
     assert [p.name for p in place.iterdir()] == ["media"]
+
+
+def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
+    run_segment(segmenter, request("../media/a.png", output=Path(), save=("json",), quiet=True))
+    assert everything(place / "here") == ["stats.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "reason"),
+    [
+        ("media/a.png", {"start_s": 1.0}, "--start is of a video, and these are images"),
+        ("media", {"vid_stride": 2}, "--vid-stride is of a video"),
+        ("media/*.png", {"max_frames": 2}, "--max-frames is of a video"),
+        ("media/a.png", {"live": "every-frame"}, "--live is of a video"),
+        ("media/b.mp4", {"live": "every-frame"}, "--live is of a live source, and this is none"),
+        ("media/b.mp4", {"reconnect_s": 1.0}, "--reconnect is of a live source"),
+    ],
+)
+def test_options_without_an_effect(place: Path, source: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plan_work(request(source, options=VideoOptions(**options)))
 
 
 def test_names_are_the_same_again_for_several_sources(segmenter: Segmenter, place: Path) -> None:
@@ -267,16 +300,49 @@ def test_json_is_all_that_stdout_carries(segmenter: Segmenter, place: Path, caps
     out, err = capsys.readouterr()
     assert err == ""
     records = [json.loads(line) for line in out.splitlines()]
-    assert [r["frames"] for r in records] == [2, 2, 2]
+    assert [r["frames"] for r in records] == [2, 12, 12]
     assert [r["folder"] for r in records] == ["runs/media", "runs/b", "runs/c"]
     assert all(r["fps"] > 0 for r in records)
+
+
+@pytest.mark.parametrize(
+    ("frames", "flags", "line"),
+    [
+        (3, {"output": Path("own.mp4"), "save": ("video",)}, "own.partial.mp4: interrupted; what was finished is kept"),
+        (3, {"output": Path("own.mp4")}, "own.partial.mp4, own: interrupted; what was finished is kept"),
+        (3, {}, "runs/b: interrupted; what was finished is kept"),
+        (0, {}, "interrupted before anything was written"),
+    ],
+)
+def test_an_interruption_says_where_things_are(
+    segmenter: Segmenter, place: Path, frames: int, flags: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, predict = iter(range(frames)), segmenter.predict
+
+    def until_interrupted(image_bgr: NDArray[np.uint8]) -> PredictedFrame:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return predict(image_bgr)
+
+    monkeypatch.setattr(segmenter, "predict", until_interrupted)
+    with pytest.raises(InterruptedRunError) as caught:
+        run_segment(segmenter, request("media/b.mp4", quiet=True, **flags))
+    assert str(caught.value) == line
+    assert caught.value.exit_code == 130
+    for kept in (caught.value.where or "").split(", "):
+        assert Path(kept).exists()
+
+
+def test_one_frame_is_told_of_as_one(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(segmenter, request("media/a.png"))
+    assert capsys.readouterr().err.startswith("1 frame in ")
 
 
 def test_losses_are_said_after_all_is_done(
     segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "media/a.png").write_bytes(b"no image")
-    with pytest.raises(DegradedError, match="1 unreadable images"):
+    with pytest.raises(DegradedError, match="1 unreadable image;"):
         run_segment(segmenter, request("media"))
     assert len(capsys.readouterr().err.splitlines()) == 3
 
@@ -303,5 +369,6 @@ def test_names_that_are_no_text(segmenter: Segmenter, place: Path) -> None:
 @pytest.mark.parametrize("name", ["東" * 80 + ".mp4", "a" * 230 + ".mp4", "-x.mp4", "a b.mp4"])
 def test_long_and_odd_names_of_videos(segmenter: Segmenter, place: Path, name: str) -> None:
     (place / "media/b.mp4").rename(place / "media" / name)
-    run_segment(segmenter, request(f"media/{name}", save=("video", "masks", "json"), quiet=True))
+    wanted = request(f"media/{name}", save=("video", "masks", "json"), options=VideoOptions(max_frames=2), quiet=True)
+    run_segment(segmenter, wanted)
     assert len(everything(place / "runs")) == 5

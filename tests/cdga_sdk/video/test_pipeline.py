@@ -183,6 +183,34 @@ def test_an_overlay_alone_needs_no_folder(segmenter: Segmenter, ride: Path, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "own.mp4"]  # it was there before, and is somebody's
 
 
+def test_an_overlay_makes_the_folders_that_it_lies_in(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    segmenter.process_video(ride, tmp_path / "new/deep/own.mp4", save=("video",))
+    segmenter.process_video(ride, tmp_path / "new/other/own.mp4", options=VideoOptions(vid_stride=1_000_000))
+    found = ["new/deep/own.mp4", "new/other/own.mp4", "new/other/own/stats.jsonl", "new/other/own/summary.json"]
+    assert names(tmp_path) == found
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write"):
+        segmenter.process_video(ride, tmp_path / "file/own.mp4", save=("video",))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "reason"),
+    [
+        ("out.avi", ("video",), "outputs are a folder or NAME.mp4, and this ends in .avi; name .*out.mp4, or a folder"),
+        ("out.PNG", ("masks",), "this ends in .PNG"),
+        ("out.mp4", ("masks", "json"), "names a video, which is not to be saved"),
+        ("file", ("json",), "is a file, not a folder"),
+    ],
+)
+def test_outputs_of_other_kinds(
+    segmenter: Segmenter, ride: Path, tmp_path: Path, name: str, save: tuple[Any, ...], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=reason):
+        segmenter.process_video(ride, tmp_path / name, save=save)
+    assert names(tmp_path) == ["file"]
+
+
 def test_outputs_are_what_this_run_has_written(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     for name in ("notes.txt", "overlay.mp4", "labels.partial.nut"):
         (tmp_path / name).touch()
@@ -248,7 +276,7 @@ def test_cut_video_is_finished_and_said_to_be_short(
     if summary.lost["missing_frames"]:
         assert summary.expected_frames is not None
         assert summary.frames + summary.lost["missing_frames"] == summary.expected_frames == 60
-    with pytest.raises(DegradedError, match=r"finished, but \d+ (missing|corrupt) (frames|packets)") as caught:
+    with pytest.raises(DegradedError, match=r"finished, but \d+ (missing|corrupt) (frame|packet)s?") as caught:
         raise_if_degraded(summary)
     assert caught.value.exit_code == 4
 
@@ -467,7 +495,7 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
         "source": str(photos[1]),
         "error": "not an image that can be decoded",
     }
-    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images; see summary\.json"):
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable image; see summary\.json"):
         raise_if_degraded(summary)
 
 
@@ -540,8 +568,11 @@ def test_alpha_is_a_share(alpha: float) -> None:
         ({"end_s": float("inf")}, "end_s is inf; it must be later than start_s, and finite"),
         ({"end_s": float("nan")}, "end_s is nan"),
         ({"start_s": float("inf")}, "start_s is inf; it must be 0 or more, and finite"),
-        ({"vid_stride": 0}, "vid_stride is 0; it must be 1 or more"),
-        ({"max_frames": 0}, "max_frames is 0; it must be 1 or more"),
+        ({"vid_stride": 0}, "vid_stride is 0; it must be 1 to 1000000"),
+        ({"max_frames": 0}, "max_frames is 0; it must be 1 to 1000000000"),
+        ({"vid_stride": 10**23}, "it must be 1 to 1000000"),
+        ({"max_frames": 10**23}, "it must be 1 to 1000000000"),
+        ({"start_s": 1e300}, "it must be 0 or more, and finite"),
         ({"crf": 52}, "crf is 52; it must be 0 to 51"),
         ({"preset": "warp"}, "preset is 'warp'; it must be one of ultrafast, "),
     ],

@@ -279,7 +279,7 @@ def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> N
 def test_disk_full_within_the_last_packet(tmp_path: Path, full_disk_after: FullDisk) -> None:
     """A part of it can be read back, so that the packets' number alone tells of nothing."""
     size = _size_of_partial(tmp_path / "whole.mp4")
-    with pytest.raises(ResourceError, match="its last 1 frames did not reach"), full_disk_after(size - 1000):
+    with pytest.raises(ResourceError, match="its last 1 frame did not reach"), full_disk_after(size - 1000):
         _size_of_partial(tmp_path / "out.mp4")
     assert names(tmp_path) == ["out.partial.mp4", "whole.mp4"]
 
