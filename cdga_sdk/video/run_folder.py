@@ -308,8 +308,8 @@ class RunFolder:
     Args:
         plan: What is known beforehand.
         segmenter: Named in the summary.
-        counts_of: Called once, at the end, with the frames that were written and those that there should be, None where
-            the run was stopped: tells what the source has counted.
+        counts_of: Called at the end, with the frames that were written and whether the run came to its own end:
+            tells what the source has counted.
 
     Attributes:
         plan: As it was given.
@@ -321,7 +321,7 @@ class RunFolder:
         self,
         plan: RunPlan,
         segmenter: FrameSegmenter,
-        counts_of: Callable[[int, int | None], SourceCounts] = lambda written, expected: SourceCounts(),
+        counts_of: Callable[[int, bool], SourceCounts] = lambda written, is_whole: SourceCounts(),
     ) -> None:
         self.plan = plan
         self.frames = 0
@@ -418,21 +418,28 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         wall_s = time.perf_counter() - self._started_s
-        counts = self._counts_of(self.frames, self.plan.expected_frames if kind is None else None)
-        lost = counts.lost | self._unreadable
-        status = "degraded" if any(lost.values()) else "done"
+        status, counts = "failed", None
         try:
             self._stack.__exit__(kind, error, None)
-        except BaseException:
-            status = "failed"
-            raise
+            if kind is None:
+                counts = self._counted(is_whole=True)
+                status = "degraded" if any(counts.lost.values()) else "done"
         finally:
             if kind is not None:
                 stopped = issubclass(kind, InterruptedRunError) or not issubclass(kind, Exception)
                 status = "interrupted" if stopped else "failed"
-            self._finish(status, wall_s, replace(counts, lost=lost))
+            self._finish(status, wall_s, counts or self._counted_so_far())
             if not self.frames and self.plan.owns_folder:
                 self._leave_nothing()
+
+    def _counted(self, *, is_whole: bool) -> SourceCounts:
+        counts = self._counts_of(self.frames, is_whole)
+        return replace(counts, lost=counts.lost | self._unreadable)
+
+    def _counted_so_far(self) -> SourceCounts:
+        with suppress(Exception):  # the error that is on its way matters more
+            return self._counted(is_whole=False)
+        return SourceCounts(lost=dict(self._unreadable))
 
     def _inner(self, name: str) -> Path:
         """A folder within this one, which is made with the first file in it."""

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Self
 from av.codec.context import ThreadType
 
 from cdga_sdk.errors import InputError, UsageError
-from cdga_sdk.video.container import claimed_frames, expected_frames, rate_of
+from cdga_sdk.video.container import claimed_frames, claims_by_time, expected_frames, rate_of
 from cdga_sdk.video.decoder import Decoder
+from cdga_sdk.video.gaps import Gaps
 from cdga_sdk.video.stages import BUSY_S
 from cdga_sdk.video.upright import Upright
 from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
@@ -132,6 +133,9 @@ class VideoSource:
         num_frames_hint: frames that the container claims, by its duration and rate where it has no count; for progress.
         num_frames_expected: frames that an MP4, MOV or AVI shows by its index, without those that an edit list hides.
             Of a Matroska or AVI file that was cut short the hint. None otherwise: nobody knows.
+        skipped_frames: frames that an FLV or a fragmented MP4, read from beginning to end, lacks by its duration and
+            rate, where times leap by about that much; 0 otherwise. A lone long pause in an FLV looks the same.
+            Other containers tell of gaps by their index or by damaged packets.
     """
 
     def __init__(
@@ -145,9 +149,10 @@ class VideoSource:
     ) -> None:
         check_range(vid_stride, start_s, end_s, max_frames)
         self.path = Path(path)
-        self.corrupt_frames = self.size_changes = 0
+        self.corrupt_frames = self.size_changes = self.skipped_frames = 0
         self._vid_stride, self._start_s, self._end_s, self._max_frames = vid_stride, start_s, end_s, max_frames
         self._clock = _Clock(1, 1)
+        self._gaps = Gaps(step=1)
         self._decoder: Decoder | None = None
         self._iterator: Iterator[Frame] | None = None
         self._in_use = threading.Lock()
@@ -177,6 +182,11 @@ class VideoSource:
             finally:
                 self._in_use.release()
 
+    @property
+    def is_open(self) -> bool:
+        """It was entered, and is not closed."""
+        return self._decoder is not None and self._decoder.container is not None
+
     def _open(self, decoder: Decoder) -> None:
         stream = decoder.stream
         assert stream.time_base is not None
@@ -191,6 +201,9 @@ class VideoSource:
         self._clock = _Clock(step, round(_RESTART_S / self.time_base))
         self._decoded = decoder.frames()
         self._first = self._first_frame()
+        claimed, length = claims_by_time(decoder.container, stream)
+        end_pts = None if length is None or self._first.pts is None else self._first.pts + length
+        self._gaps = Gaps(step=step, claimed=claimed, end_pts=end_pts)
         self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
         self.sample_aspect_ratio: Fraction = self._upright.sample_aspect_ratio(stream)
@@ -263,10 +276,13 @@ class VideoSource:
         start_pts, end_pts = self._pts_after(self._start_s), self._pts_after(self._end_s)
         for frame, following in _with_next(self._from(start_pts)):
             pts = self._clock.mend(frame.pts, following.pts if following is not None else None)
+            self._gaps.see(pts, frame.duration)
             if end_pts is not None and pts >= end_pts:
                 return
             if start_pts is None or pts >= start_pts:
                 yield frame, pts
+        if self._start_s is None:
+            self.skipped_frames = self._gaps.missing()
 
     def _pts_after(self, seconds: float | None) -> int | None:
         if seconds is None or self._first.pts is None:
