@@ -28,6 +28,7 @@ from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
+from cdga_sdk.video.partial import refuse_own_input
 from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segment_images, segment_video
 from cdga_sdk.video.run_folder import (
     RunSummary,
@@ -83,16 +84,18 @@ def plan_work(request: SegmentRequest) -> list[Work]:
     if request.output is not None:
         if len(works) > 1:
             raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
-        _refuse_output(request.output, works[0], exist_ok=request.exist_ok)
+        _refuse_output(request.output, works[0], request.save, exist_ok=request.exist_ok)
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     return works
 
 
-def _refuse_output(output: Path, work: Work, *, exist_ok: bool) -> None:
+def _refuse_output(output: Path, work: Work, save: Sequence[SaveWhat], *, exist_ok: bool) -> None:
     fix = "choose another -o, or pass --exist-ok"
+    if work.video is not None and "video" in save:
+        refuse_own_input(work.video, output if _names_video(output) else output / "overlay.mp4")
     if not _names_video(output):
-        found = earlier_outputs(output)
+        found = earlier_outputs(output, save, of_images=bool(work.images))
         if found and not exist_ok:
             raise UsageError(f"holds an earlier run ({', '.join(found)})", where=output, fix=fix)
         return
@@ -230,7 +233,7 @@ def _opened(work: Work, options: VideoOptions) -> AbstractContextManager[VideoSo
 def _run(
     segmenter: Segmenter, work: Work, request: SegmentRequest, name: str, source: VideoSource | LiveSource | None
 ) -> RunSummary:
-    folder, video_path = _places(request, name)
+    folder, video_path, is_new_folder = _places(request, name)
     total = len(work.images) if source is None else _num_frames(source, request.options)
     with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
         done = 0
@@ -248,6 +251,7 @@ def _run(
                 save=request.save,
                 options=request.options,
                 video_path=video_path,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
                 may_paint=False,
             )
@@ -258,6 +262,7 @@ def _run(
                 folder,
                 save=request.save,
                 alpha=request.options.alpha,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
             )
     if request.as_json:
@@ -306,11 +311,13 @@ def _num_frames(source: VideoSource | LiveSource, options: VideoOptions) -> int 
     return count if options.max_frames is None else min(count, options.max_frames)
 
 
-def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None]:
-    """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
+def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None, bool]:
+    """The run's folder, the overlay's own path where ``-o NAME.mp4`` gave one, and whether that folder is new."""
     output = request.output
     if output is not None and not _names_video(output):
-        return new_run_folder(output.parent, output.name, exist_ok=True), None
+        is_new = not output.exists()
+        return new_run_folder(output.parent, output.name, exist_ok=True), None, is_new
     if output is not None and is_overlay_alone(request.save):
-        return output.parent, output
-    return new_run_folder(request.project, name, exist_ok=request.exist_ok), output
+        return output.parent, output, False
+    is_new = not (request.exist_ok and Path(request.project, name).exists())
+    return new_run_folder(request.project, name, exist_ok=request.exist_ok), output, is_new

@@ -201,12 +201,13 @@ def segment_video(
     save: Sequence[SaveWhat],
     options: VideoOptions,
     video_path: Path | None = None,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
     may_paint: bool = True,
 ) -> RunSummary:
     """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
 
-    A source that is open already has to be open with the same ``options``.
+    A source that is open already has to be open with the same ``options``. For ``is_new_folder`` see `RunPlan`.
 
     Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
@@ -229,6 +230,7 @@ def segment_video(
         return RunPlan(
             folder=folder,
             owns_folder=owns_folder,
+            is_new_folder=is_new_folder,
             save=save,
             source=_place(frames),
             expected_frames=expected_of(frames),
@@ -287,6 +289,7 @@ def segment_images(
     *,
     save: Sequence[SaveWhat],
     alpha: float = 0.5,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
 ) -> RunSummary:
     """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
@@ -302,6 +305,7 @@ def segment_images(
     first_error: InputError | None = None
     plan = RunPlan(
         folder=folder,
+        is_new_folder=is_new_folder,
         save=save,
         source=str(images[0] if len(images) == 1 else images[0].parent),
         expected_frames=len(images),

@@ -58,6 +58,7 @@ __all__ = [
 
 SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
 _OUTPUTS: Final = ("overlay.mp4", "overlay", "masks", "labels.nut", "conf", "stats.jsonl", "summary.json")
+_ALWAYS: Final = ("stats.jsonl", "summary.json")  # no run leaves them beside what another one has left
 _PARTIAL: Final = re.compile(r"\.partial(\.whole)?(?=\.\w+$)")
 STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
 
@@ -139,7 +140,8 @@ class RunSummary:
         mean_share: Mean share of the frame per class, 0 to 1.
         mean_confidence: Mean over frames, 0 to 1.
         lost: Counts of what was lost: ``corrupt_packets`` that the decoder refused or marked, ``corrupt_frames`` that
-            it concealed, ``missing_frames`` that the container had announced; of images, ``unreadable_images``.
+            it concealed, ``missing_frames`` that the container had announced, or that a
+            leap of the times bears out (see `VideoSource`); of images, ``unreadable_images``.
             ``lost_source`` is 1 where a live one was given up. Any makes the run ``degraded``.
         mended: Counts of what was set right, with nothing lost: ``repaired_pts``, frames whose time was changed so that
             times increase; ``size_changes`` of the picture in mid-stream; ``resized_frames`` that were scaled to the
@@ -211,7 +213,8 @@ class RunPlan:
 
     Attributes:
         folder: Where the outputs go, but for an overlay that has a place of its own.
-        owns_folder: The folder is the run's: made for it, and taken away where nothing comes of it.
+        owns_folder: The folder is the run's, and made where it is missing.
+        is_new_folder: It was made for this run: it is taken away where nothing comes of it, as one that is missing is.
         save: What to write.
         source: See `RunSummary`, as for the others.
         expected_frames: None where nobody knows.
@@ -221,6 +224,7 @@ class RunPlan:
 
     folder: Path
     owns_folder: bool = True
+    is_new_folder: bool = False
     save: tuple[SaveWhat, ...]
     source: str
     expected_frames: int | None = None
@@ -280,15 +284,22 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
 
 
-def earlier_outputs(folder: Path) -> list[str]:
-    """Names of what a run, whole or not, has left in ``folder``.
+def earlier_outputs(folder: Path, save: Sequence[SaveWhat], *, of_images: bool) -> list[str]:
+    """Names in ``folder`` that a run of ``save`` would write to, and those that tell of an earlier run, whole or not.
 
     Raises:
         UsageError: The folder cannot be read.
     """
+    overlay = "overlay" if of_images else "overlay.mp4"
+    places = {"video": (overlay,), "masks": ("masks",), "labels": ("labels.nut",), "conf": ("conf",), "json": _ALWAYS}
+    written = {*_ALWAYS, *(place for word in save for place in places[word])}
     with _named_errors(folder):
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name for name in names if _PARTIAL.sub("", name) in _OUTPUTS)
+    return sorted(name for name in names if name in written or (_PARTIAL.search(name) and _final(name) in _OUTPUTS))
+
+
+def _final(name: str) -> str:
+    return _PARTIAL.sub("", name)
 
 
 def raise_if_degraded(summary: RunSummary) -> None:
@@ -299,7 +310,8 @@ def raise_if_degraded(summary: RunSummary) -> None:
     """
     if summary.status == "degraded":
         counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary.lost.items() if n)
-        raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
+        fix = "see summary.json" if "summary.json" in summary.outputs else None
+        raise DegradedError(f"finished, but {counts}", where=summary.source, fix=fix)
 
 
 class RunFolder:
@@ -344,6 +356,7 @@ class RunFolder:
         self._unreadable: dict[str, int] = {}
         self._folders: set[str] = set()
         self._names = segmenter.names
+        self._has_made_folder = plan.owns_folder and plan.is_new_folder
         self._stack = ExitStack()
         self._stats: IO[str] | None = None
         self._sink: VideoSink | None = None
@@ -356,6 +369,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.plan.owns_folder:
             with _named_errors(self._folder):
+                self._has_made_folder |= not self._folder.exists()
                 self._folder.mkdir(parents=True, exist_ok=True)
         if "json" in self._save:
             self._stats = self._stack.enter_context(_partial_text(self._folder / "stats.jsonl"))
@@ -447,11 +461,12 @@ class RunFolder:
         return self._folder / name
 
     def _leave_nothing(self) -> None:
-        """Take away what a run without a single frame has made: its folder too, unless something else is in it."""
+        """Take away what a run without a single frame has made: a folder too, unless something else is in it."""
         if self._stats is not None:
             _partial_of(self._folder / "stats.jsonl").unlink(missing_ok=True)
-        with suppress(OSError):
-            self._folder.rmdir()
+        if self._has_made_folder:
+            with suppress(OSError):
+                self._folder.rmdir()
 
     def _count(self, result: SegResult, shares: dict[str, float], times_ms: dict[str, float]) -> None:
         self.frames += 1

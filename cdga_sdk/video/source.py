@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "VideoSource", "check_range"]
 
 _INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe
+_MAX_S = 1e9  # 30 years: its ticks fit in FFmpeg's 64 bits
 _RESTART_S = 1  # pts that fall back further than this mean that the recorder's clock was restarted
 
 
@@ -323,6 +324,10 @@ def check_range(vid_stride: int, start_s: float | None, end_s: float | None, max
         (
             end_s is not None and not (start_s or 0) < end_s < math.inf,
             f"end_s is {end_s}; it must be later than start_s, and finite",
+        ),
+        (
+            max(start_s or 0, end_s or 0) > _MAX_S,
+            f"start_s is {start_s} and end_s is {end_s}; each must be {_MAX_S:g} or less",
         ),
         (max_frames is not None and max_frames < 1, f"max_frames is {max_frames}; it must be 1 or more"),
     )

@@ -6,7 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -426,6 +426,17 @@ def test_stopped_before_the_first_frame(segmenter: Segmenter, ride: Path, tmp_pa
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("start_s", [1e9, 1e8])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_start_far_behind_the_end(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, start_s: float
+) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run(segmenter, clip(name, num_frames=5), tmp_path / "run", options=VideoOptions(start_s=start_s))
+    assert not any((tmp_path / "run").iterdir())
+
+
 def test_full_disk(segmenter: Segmenter, clip: Clip, tmp_path: Path, full_disk_after: FullDisk) -> None:
     path = clip("ride.mp4", num_frames=40, size_wh=(320, 240))
     with full_disk_after(60_000), pytest.raises(ResourceError) as caught:
@@ -504,6 +515,9 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
     summary = segment_images(segmenter, photos, tmp_path / "run", save=("masks", "json"))
     assert (summary.status, summary.frames, summary.lost) == ("degraded", 2, {"unreadable_images": 1})
     assert names(tmp_path / "run/masks") == ["a.png", "c.png"]
+    without = replace(summary, outputs=["masks"])
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images$"):
+        raise_if_degraded(without)
     assert lines(tmp_path / "run/stats.jsonl")[1] == {
         "source": str(photos[1]),
         "error": "not an image that can be decoded",
@@ -619,6 +633,7 @@ def test_alpha_is_a_share(alpha: float) -> None:
         ({"end_s": float("inf")}, "end_s is inf; it must be later than start_s, and finite"),
         ({"end_s": float("nan")}, "end_s is nan"),
         ({"start_s": float("inf")}, "start_s is inf; it must be 0 or more, and finite"),
+        ({"start_s": 1e15}, r"start_s is 1000000000000000.0 and .* each must be 1e\+09 or less"),
         ({"vid_stride": 0}, "vid_stride is 0; it must be 1 or more"),
         ({"max_frames": 0}, "max_frames is 0; it must be 1 or more"),
         ({"crf": 52}, "crf is 52; it must be 0 to 51"),
