@@ -31,6 +31,7 @@ from cdga_sdk.video.address import LiveAddress, live_address
 from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.output import names_video, output_places
+from cdga_sdk.video.partial import growing_path, refuse_own_input
 from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segment_images, segment_video
 from cdga_sdk.video.run_folder import (
     RunSummary,
@@ -126,19 +127,17 @@ def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
     if work.images and names_video(output):
         raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
     folder, video = output_places(output, request.save)
+    if work.video is not None and "video" in request.save:
+        refuse_own_input(work.video, video or folder / "overlay.mp4")
     if request.exist_ok:
         return
     fix = "choose another -o, or pass --exist-ok"
-    for path in () if video is None else (video, _partial_of(video)):
+    for path in () if video is None else (video, growing_path(video)):
         if path.exists():
             raise UsageError("already exists", where=path, fix=fix)
-    found = [] if _is_alone(request, video) else earlier_outputs(folder)
+    found = [] if _is_alone(request, video) else earlier_outputs(folder, request.save)
     if found:
         raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
-
-
-def _partial_of(video: Path) -> Path:
-    return video.with_name(f"{video.stem}.partial.mp4")
 
 
 def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:
@@ -267,8 +266,8 @@ def _opened(work: Work, options: VideoOptions) -> AbstractContextManager[VideoSo
 def _run(
     segmenter: Segmenter, work: Work, request: SegmentRequest, name: str, source: VideoSource | LiveSource | None
 ) -> RunSummary:
-    folder, video_path = _places(request, name)
-    places = [video_path and _partial_of(video_path), None if _is_alone(request, video_path) else folder]
+    folder, video_path, is_new_folder = _places(request, name)
+    places = [video_path and growing_path(video_path), None if _is_alone(request, video_path) else folder]
     total = len(work.images) if source is None else _num_frames(source, request.options)
     with (
         _stopped_in([place for place in places if place is not None]),
@@ -290,6 +289,7 @@ def _run(
                 options=request.options,
                 exist_ok=request.exist_ok,
                 video_path=video_path,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
                 may_paint=False,
             )
@@ -301,6 +301,7 @@ def _run(
                 save=request.save,
                 exist_ok=request.exist_ok,
                 alpha=request.options.alpha,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
             )
     if request.as_json:
@@ -370,8 +371,10 @@ def _num_frames(source: VideoSource | LiveSource, options: VideoOptions) -> int 
     return count if options.max_frames is None else min(count, options.max_frames)
 
 
-def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None]:
-    """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
+def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None, bool]:
+    """The run's folder, the overlay's own path where ``-o NAME.mp4`` gave one, and whether the folder was just made."""
     if request.output is not None:
-        return output_places(request.output, request.save)
-    return new_run_folder(request.project or RUNS, name, exist_ok=request.exist_ok), None
+        return *output_places(request.output, request.save), False
+    project = request.project or RUNS
+    is_new = not (request.exist_ok and Path(project, name).exists())
+    return new_run_folder(project, name, exist_ok=request.exist_ok), None, is_new

@@ -304,9 +304,9 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, is named
-                as another kind of file is, is NAME.mp4 with no video to save, or another run, of any process, writes
-                there; or ``options.smooth`` with a runtime that cannot. Nothing is made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, is
+                named as another kind of file is, is NAME.mp4 with no video to save, or another run, of any process,
+                writes there; or ``options.smooth`` with a runtime that cannot. Nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
         folder, video_path = output_places(Path(output), save)

@@ -20,6 +20,7 @@ __all__ = [
     "NUT",
     "VIDEO_SUFFIXES",
     "claimed_frames",
+    "claims_by_time",
     "expected_frames",
     "is_video_file",
     "open_container",
@@ -254,6 +255,22 @@ def claimed_frames(container: InputContainer, stream: VideoStream) -> int | None
     if stream.frames or not container.duration:
         return stream.frames or None
     return round(Fraction(container.duration, av.time_base) * rate_of(stream))
+
+
+def claims_by_time(container: InputContainer, stream: VideoStream) -> tuple[int | None, int | None]:
+    """Of an FLV or a fragmented MP4: frames by duration and rate, and the ticks from the first to the stream's own end.
+
+    None for what is not known, and both of other containers: they have a count, mark what is damaged, or hold rates
+    that vary, with no way to tell a pause from a loss.
+    """
+    name = container.format.name
+    if name != "flv" and (name != "mp4" or stream.frames):
+        return None, None
+    length = stream.duration
+    if length is None and container.duration and len(container.streams) == 1:
+        assert stream.time_base is not None
+        length = round(Fraction(container.duration, av.time_base) / stream.time_base)
+    return claimed_frames(container, stream), length
 
 
 def rate_of(stream: VideoStream) -> Fraction:

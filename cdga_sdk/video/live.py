@@ -147,11 +147,13 @@ class LiveSource:
         overlay_tags: Colours to write an overlay in; see `VideoSource`.
         num_frames_hint: None: nobody knows.
         num_frames_expected: The same.
+        skipped_frames: 0, as nobody knows.
     """
 
     time_base: Final = TIME_BASE
     num_frames_hint: Final = None
     num_frames_expected: Final = None
+    skipped_frames: Final = 0
 
     def __init__(
         self,
@@ -212,6 +214,11 @@ class LiveSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """It was entered, and a first frame came."""
+        return self._is_open.is_set()
 
     def stop(self) -> None:
         """End the iteration at its next step. May be called from any thread and from a signal handler."""

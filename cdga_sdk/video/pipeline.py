@@ -20,6 +20,7 @@ from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.result import SegResult
 from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.gaps import is_large
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
 from cdga_sdk.video.output import make_folder_of
@@ -113,10 +114,12 @@ def open_video(
     What is open already is read as it is, and stays open.
 
     Raises:
-        UsageError: An option is out of range.
+        UsageError: An option is out of range, or a source that was given is not open.
         InputError: An address of a kind that is not read; on entering, a source that cannot be opened.
     """
     if isinstance(source, VideoSource | LiveSource):
+        if not source.is_open:
+            raise UsageError("the source is not open", where=_place(source), fix="open it first: with source: ...")
         return nullcontext(source)
     address = live_address(source)
     if address is None:
@@ -200,12 +203,13 @@ def segment_video(
     options: VideoOptions,
     exist_ok: bool = True,
     video_path: Path | None = None,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
     may_paint: bool = True,
 ) -> RunSummary:
     """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
 
-    A source that is open already has to be open with the same ``options``.
+    A source that is open already has to be open with the same ``options``. For ``is_new_folder`` see `RunPlan`.
 
     Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
@@ -214,12 +218,13 @@ def segment_video(
     save = check_save(save)
     owns_folder = video_path is None or not is_overlay_alone(save)
     video_path, labels_path = video_path or folder / "overlay.mp4", folder / "labels.nut"
-    if not isinstance(source, LiveSource):
-        for output in (video_path, labels_path):
-            refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), output)
+    _refuse_own_input(source, [p for what, p in (("video", video_path), ("labels", labels_path)) if what in save])
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
     if not owns_folder:
         folder = video_path.parent
+
+    def expected_of(frames: VideoSource | LiveSource) -> int | None:
+        return frames.num_frames_expected if options == _whole_video(options) else None
 
     def plan(frames: VideoSource | LiveSource) -> RunPlan:
         if "video" in save:  # not before the source is open: a bad one leaves nothing behind
@@ -229,16 +234,17 @@ def segment_video(
             owns_folder=owns_folder,
             video_path=video_path if "video" in save else None,
             exist_ok=exist_ok,
+            is_new_folder=is_new_folder,
             save=save,
             source=_place(frames),
-            expected_frames=frames.num_frames_expected if options == _whole_video(options) else None,
+            expected_frames=expected_of(frames),
             frames_at_once=1 if isinstance(frames, LiveSource) else segmenter.frames_at_once,
             smooth=options.smooth,
         )
 
     with (
         open_video(source, options) as frames,
-        RunFolder(plan(frames), segmenter, partial(_counts_of, frames)) as outputs,
+        RunFolder(plan(frames), segmenter, partial(_counts_of, frames, expected_of(frames))) as outputs,
     ):
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
@@ -260,6 +266,13 @@ def segment_video(
         if not outputs.frames:
             raise _nothing_from(frames)
     return outputs.summary
+
+
+def _refuse_own_input(source: str | Path | VideoSource | LiveSource, outputs: Sequence[Path]) -> None:
+    if isinstance(source, LiveSource):
+        return
+    for output in outputs:
+        refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), output)
 
 
 def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> VideoSink:
@@ -295,6 +308,7 @@ def segment_images(
     save: Sequence[SaveWhat],
     exist_ok: bool = True,
     alpha: float = 0.5,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
 ) -> RunSummary:
     """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
@@ -311,6 +325,7 @@ def segment_images(
     plan = RunPlan(
         folder=folder,
         exist_ok=exist_ok,
+        is_new_folder=is_new_folder,
         save=save,
         source=str(images[0] if len(images) == 1 else images[0].parent),
         expected_frames=len(images),
@@ -380,21 +395,22 @@ def _stem(frames: VideoSource | LiveSource) -> str:
     return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
 
 
-def _counts_of(frames: VideoSource | LiveSource, written: int, expected: int | None) -> SourceCounts:
+def _counts_of(frames: VideoSource | LiveSource, expected: int | None, written: int, is_whole: bool) -> SourceCounts:
     live = frames if isinstance(frames, LiveSource) else None
     return SourceCounts(
-        lost=_losses_of(frames, written, expected),
+        lost=_losses_of(frames, written, expected if is_whole else None, is_whole=is_whole),
         mended={"repaired_pts": frames.repaired_pts, "size_changes": frames.size_changes},
         dropped_frames=live.dropped_frames if live else 0,
         reconnects=live.reconnects if live else 0,
     )
 
 
-def _losses_of(frames: VideoSource | LiveSource, read: int, expected: int | None) -> dict[str, int]:
+def _losses_of(frames: VideoSource | LiveSource, read: int, expected: int | None, *, is_whole: bool) -> dict[str, int]:
     damaged = {"corrupt_packets": frames.corrupt_packets, "corrupt_frames": frames.corrupt_frames}
     if isinstance(frames, LiveSource):
         return damaged | {"lost_source": int(frames.is_lost)}
     # Some of the expected frames cannot be shown: an encoder left them out, or they refer to what was cut away before
     # them. A shortage beyond that is a loss that no packet told of.
     missing = max(0, (expected or 0) - read)
-    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (expected or 0)) else 0}
+    counted = missing if is_large(missing, expected or 0) else 0
+    return damaged | {"missing_frames": max(counted, frames.skipped_frames if is_whole else 0)}

@@ -60,6 +60,7 @@ __all__ = [
 
 SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
 _OUTPUTS: Final = ("overlay.mp4", "overlay", "masks", "labels.nut", "conf", "stats.jsonl", "summary.json")
+_ALWAYS: Final = ("stats.jsonl", "summary.json")  # no run leaves them beside what another one has left
 _PARTIAL: Final = re.compile(r"\.partial(\.whole)?(?=\.\w+$)")
 STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
 
@@ -141,7 +142,8 @@ class RunSummary:
         mean_share: Mean share of the frame per class, 0 to 1.
         mean_confidence: Mean over frames, 0 to 1.
         lost: Counts of what was lost: ``corrupt_packets`` that the decoder refused or marked, ``corrupt_frames`` that
-            it concealed, ``missing_frames`` that the container had announced; of images, ``unreadable_images``.
+            it concealed, ``missing_frames`` that the container had announced, or that a
+            leap of the times bears out (see `VideoSource`); of images, ``unreadable_images``.
             ``lost_source`` is 1 where a live one was given up. Any makes the run ``degraded``.
         mended: Counts of what was set right, with nothing lost: ``repaired_pts``, frames whose time was changed so that
             times increase; ``size_changes`` of the picture in mid-stream; ``resized_frames`` that were scaled to the
@@ -213,7 +215,8 @@ class RunPlan:
 
     Attributes:
         folder: Where the outputs go, but for an overlay that has a place of its own.
-        owns_folder: The folder is the run's: made for it, and taken away where nothing comes of it.
+        owns_folder: The folder is the run's, and made where it is missing.
+        is_new_folder: It was made for this run: it is taken away where nothing comes of it, as one that is missing is.
         video_path: The overlay of a video; None without one.
         exist_ok: What an earlier run has left there may be written over.
         save: What to write.
@@ -227,6 +230,7 @@ class RunPlan:
     owns_folder: bool = True
     video_path: Path | None = None
     exist_ok: bool = True
+    is_new_folder: bool = False
     save: tuple[SaveWhat, ...]
     source: str
     expected_frames: int | None = None
@@ -286,20 +290,32 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
 
 
-def earlier_outputs(folder: Path) -> list[str]:
-    """Names of what a run, whole or not, has left in ``folder``.
+def earlier_outputs(folder: Path, save: Sequence[SaveWhat]) -> list[str]:
+    """Names in ``folder`` that a run of ``save`` would write to, and those that tell of an earlier run, whole or not.
 
     Raises:
         UsageError: The folder cannot be read.
     """
+    places = {
+        "video": ("overlay.mp4", "overlay"),
+        "masks": ("masks",),
+        "labels": ("labels.nut",),
+        "conf": ("conf",),
+        "json": _ALWAYS,
+    }
+    written = {*_ALWAYS, *(place for word in save for place in places[word])}
     with _named_errors(folder):
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name for name in names if _PARTIAL.sub("", name) in _OUTPUTS)
+    return sorted(name for name in names if name in written or (_PARTIAL.search(name) and _final(name) in _OUTPUTS))
 
 
-def _refuse_earlier(folder: Path | None, video_path: Path | None) -> None:
+def _final(name: str) -> str:
+    return _PARTIAL.sub("", name)
+
+
+def _refuse_earlier(folder: Path | None, video_path: Path | None, save: Sequence[SaveWhat]) -> None:
     fix = "choose another output, or pass exist_ok=True (--exist-ok)"
-    found = earlier_outputs(folder) if folder is not None else []
+    found = earlier_outputs(folder, save) if folder is not None else []
     if found:
         raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
     for path in (video_path, growing_path(video_path)) if video_path is not None else ():
@@ -315,7 +331,8 @@ def raise_if_degraded(summary: RunSummary) -> None:
     """
     if summary.status == "degraded":
         counts = ", ".join(counted(n, name.replace("_", " ")) for name, n in summary.lost.items() if n)
-        raise DegradedError(f"finished, but {counts}", where=summary.source, fix="see summary.json")
+        fix = "see summary.json" if "summary.json" in summary.outputs else None
+        raise DegradedError(f"finished, but {counts}", where=summary.source, fix=fix)
 
 
 class RunFolder:
@@ -324,8 +341,8 @@ class RunFolder:
     Args:
         plan: What is known beforehand.
         segmenter: Named in the summary.
-        counts_of: Called once, at the end, with the frames that were written and those that there should be, None where
-            the run was stopped: tells what the source has counted.
+        counts_of: Called at the end, with the frames that were written and whether the run came to its own end:
+            tells what the source has counted.
 
     Raises:
         UsageError: on entering, where another run writes there, or an earlier one's files may not be written over.
@@ -340,7 +357,7 @@ class RunFolder:
         self,
         plan: RunPlan,
         segmenter: FrameSegmenter,
-        counts_of: Callable[[int, int | None], SourceCounts] = lambda written, expected: SourceCounts(),
+        counts_of: Callable[[int, bool], SourceCounts] = lambda written, is_whole: SourceCounts(),
     ) -> None:
         self.plan = plan
         self.frames = 0
@@ -363,6 +380,7 @@ class RunFolder:
         self._unreadable: dict[str, int] = {}
         self._folders: set[str] = set()
         self._names = segmenter.names
+        self._has_made_folder = plan.owns_folder and plan.is_new_folder
         self._alone, self._stack = ExitStack(), ExitStack()
         self._stats: IO[str] | None = None
         self._sink: VideoSink | None = None
@@ -375,6 +393,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.plan.owns_folder:
             with _named_errors(self._folder):
+                self._has_made_folder |= not self._folder.exists()
                 self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._take_place()
@@ -393,7 +412,7 @@ class RunFolder:
         if video_path is not None:  # may lie elsewhere, or in a folder that is another run's
             self._alone.enter_context(alone_at(video_path))
         if not self.plan.exist_ok:
-            _refuse_earlier(self._folder if self.plan.owns_folder else None, video_path)
+            _refuse_earlier(self._folder if self.plan.owns_folder else None, video_path, self._save)
 
     def attach(self, sink: VideoSink) -> None:
         """Take over a video sink: opened here, closed with the run."""
@@ -451,22 +470,29 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         wall_s = time.perf_counter() - self._started_s
-        counts = self._counts_of(self.frames, self.plan.expected_frames if kind is None else None)
-        lost = counts.lost | self._unreadable
-        status = "degraded" if any(lost.values()) else "done"
+        status, counts = "failed", None
         try:
             self._stack.__exit__(kind, error, None)
-        except BaseException:
-            status = "failed"
-            raise
+            if kind is None:
+                counts = self._counted(is_whole=True)
+                status = "degraded" if any(counts.lost.values()) else "done"
         finally:
             if kind is not None:
                 stopped = issubclass(kind, InterruptedRunError) or not issubclass(kind, Exception)
                 status = "interrupted" if stopped else "failed"
             try:
-                self._finish(status, wall_s, replace(counts, lost=lost))
+                self._finish(status, wall_s, counts or self._counted_so_far())
             finally:
                 self._leave_place()
+
+    def _counted(self, *, is_whole: bool) -> SourceCounts:
+        counts = self._counts_of(self.frames, is_whole)
+        return replace(counts, lost=counts.lost | self._unreadable)
+
+    def _counted_so_far(self) -> SourceCounts:
+        with suppress(Exception):  # the error that is on its way matters more
+            return self._counted(is_whole=False)
+        return SourceCounts(lost=dict(self._unreadable))
 
     def _inner(self, name: str) -> Path:
         """A folder within this one, which is made with the first file in it."""
@@ -479,7 +505,7 @@ class RunFolder:
         if is_empty and self._stats is not None:
             _partial_of(self._folder / "stats.jsonl").unlink(missing_ok=True)
         self._alone.close()
-        if is_empty:
+        if is_empty and self._has_made_folder:
             with suppress(OSError):  # something else is in it
                 self._folder.rmdir()
 

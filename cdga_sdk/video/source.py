@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Self
 from av.codec.context import ThreadType
 
 from cdga_sdk.errors import InputError, UsageError
-from cdga_sdk.video.container import claimed_frames, expected_frames, rate_of
+from cdga_sdk.video.container import claimed_frames, claims_by_time, expected_frames, rate_of
 from cdga_sdk.video.decoder import Decoder
+from cdga_sdk.video.gaps import Gaps
 from cdga_sdk.video.stages import BUSY_S
 from cdga_sdk.video.upright import Upright
 from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "VideoSource", "check_range"]
 
 _INDEXED = frozenset({"mp4", "matroska"})  # seeking lands on a keyframe
-_MOST_S = 10**9
+_MAX_S = 1e9  # 30 years: its ticks fit in FFmpeg's 64 bits
 _RESTART_S = 1  # pts that fall back further than this mean that the recorder's clock was restarted
 
 
@@ -133,6 +134,9 @@ class VideoSource:
         num_frames_hint: frames that the container claims, by its duration and rate where it has no count; for progress.
         num_frames_expected: frames that an MP4, MOV or AVI shows by its index, without those that an edit list hides.
             Of a Matroska or AVI file that was cut short the hint. None otherwise: nobody knows.
+        skipped_frames: frames that an FLV or a fragmented MP4, read from beginning to end, lacks by its duration and
+            rate, where times leap by about that much; 0 otherwise. A lone long pause in an FLV looks the same.
+            Other containers tell of gaps by their index or by damaged packets.
     """
 
     def __init__(
@@ -146,9 +150,10 @@ class VideoSource:
     ) -> None:
         check_range(vid_stride, start_s, end_s, max_frames)
         self.path = Path(path)
-        self.corrupt_frames = self.size_changes = 0
+        self.corrupt_frames = self.size_changes = self.skipped_frames = 0
         self._vid_stride, self._start_s, self._end_s, self._max_frames = vid_stride, start_s, end_s, max_frames
         self._clock = _Clock(1, 1)
+        self._gaps = Gaps(step=1)
         self._decoder: Decoder | None = None
         self._iterator: Iterator[Frame] | None = None
         self._in_use = threading.Lock()
@@ -178,6 +183,11 @@ class VideoSource:
             finally:
                 self._in_use.release()
 
+    @property
+    def is_open(self) -> bool:
+        """It was entered, and is not closed."""
+        return self._decoder is not None and self._decoder.container is not None
+
     def _open(self, decoder: Decoder) -> None:
         stream = decoder.stream
         assert stream.time_base is not None
@@ -192,6 +202,9 @@ class VideoSource:
         self._clock = _Clock(step, round(_RESTART_S / self.time_base))
         self._decoded = decoder.frames()
         self._first = self._first_frame()
+        claimed, length = claims_by_time(decoder.container, stream)
+        end_pts = None if length is None or self._first.pts is None else self._first.pts + length
+        self._gaps = Gaps(step=step, claimed=claimed, end_pts=end_pts)
         self._upright = Upright(self._first)
         self._shape_hw = self._upright.shape_hw(self._first)
         self.sample_aspect_ratio: Fraction = self._upright.sample_aspect_ratio(stream)
@@ -264,10 +277,13 @@ class VideoSource:
         start_pts, end_pts = self._pts_after(self._start_s), self._pts_after(self._end_s)
         for frame, following in _with_next(self._from(start_pts)):
             pts = self._clock.mend(frame.pts, following.pts if following is not None else None)
+            self._gaps.see(pts, frame.duration)
             if end_pts is not None and pts >= end_pts:
                 return
             if start_pts is None or pts >= start_pts:
                 yield frame, pts
+        if self._start_s is None:
+            self.skipped_frames = self._gaps.missing()
 
     def _pts_after(self, seconds: float | None) -> int | None:
         if seconds is None or self._first.pts is None:
@@ -303,12 +319,16 @@ def check_range(vid_stride: int, start_s: float | None, end_s: float | None, max
     wrong = (
         (not 1 <= vid_stride <= 1_000_000, f"vid_stride is {vid_stride}; it must be 1 to 1000000"),
         (
-            start_s is not None and not 0 <= start_s <= _MOST_S,
+            start_s is not None and not 0 <= start_s < math.inf,
             f"start_s is {start_s}; it must be 0 or more, and finite",
         ),
         (
-            end_s is not None and not (start_s or 0) < end_s <= _MOST_S,
+            end_s is not None and not (start_s or 0) < end_s < math.inf,
             f"end_s is {end_s}; it must be later than start_s, and finite",
+        ),
+        (
+            max(start_s or 0, end_s or 0) > _MAX_S,
+            f"start_s is {start_s} and end_s is {end_s}; each must be {_MAX_S:g} or less",
         ),
         (
             max_frames is not None and not 1 <= max_frames <= 10**9,

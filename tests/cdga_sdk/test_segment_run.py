@@ -155,7 +155,7 @@ def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
 def test_a_folder_that_holds_any_run_is_refused(segmenter: Segmenter, place: Path, save: tuple[Any, ...]) -> None:
     run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=save, quiet=True))
     before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
-    for again in (save, ("masks", "video"), ("json",)):
+    for again in (save, ("video", "masks", "labels", "conf", "json")):
         wanted = request("media/c.MP4", output=Path("out"), save=again, quiet=True)
         with pytest.raises(UsageError, match=r"out: holds an earlier run .*; choose another -o, or pass --exist-ok"):
             plan_work(wanted)
@@ -186,6 +186,45 @@ def test_a_folder_that_holds_other_things_is_taken(segmenter: Segmenter, place: 
         Path("out", name).write_text("mine")
     run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=("json",), quiet=True))
     assert len(everything(Path("out"))) == 6
+
+
+def test_a_folder_with_what_the_run_does_not_write_is_taken(place: Path) -> None:
+    for name in ("masks", "overlay", "conf"):
+        Path("out", name).mkdir(parents=True)
+    for source, save, refused in (
+        ("media/b.mp4", ("video", "json"), None),
+        ("media/b.mp4", ("masks", "json"), "masks"),
+        ("media/a.png", ("video", "conf"), "conf, overlay"),
+    ):
+        wanted = request(source, output=Path("out"), save=save)
+        if refused is None:
+            plan_work(wanted)
+            continue
+        with pytest.raises(UsageError, match=rf"holds an earlier run \({refused}\)"):
+            plan_work(wanted)
+
+
+@pytest.mark.parametrize("output", ["media/b.mp4", "media/../media/b.mp4", "out"])
+def test_the_source_is_no_output(place: Path, output: str) -> None:
+    Path("out").mkdir()
+    source = shutil.copy("media/b.mp4", "out/overlay.mp4") if output == "out" else "media/b.mp4"
+    with pytest.raises(UsageError, match="would write over its own input"):
+        plan_work(request(source, output=Path(output), exist_ok=True))
+    plan_work(request(source, output=Path("out"), exist_ok=True, save=("masks",)))
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+@pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out", "exist_ok": True}])
+def test_an_empty_folder_is_left_where_it_was(
+    segmenter: Segmenter, place: Path, place_of: dict[str, Any], was_there: bool
+) -> None:
+    if was_there:
+        Path("out").mkdir()
+    late = VideoOptions(start_s=100)
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run_segment(segmenter, request("media/b.mp4", options=late, quiet=True, **place_of))
+    assert Path("out").exists() == was_there
+    assert not was_there or not any(Path("out").iterdir())
 
 
 def test_an_overlay_alone_makes_no_run_folder(

@@ -6,7 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,18 @@ from cdga_sdk.overlay import draw_overlay
 from cdga_sdk.result import SegResult
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.label_stream import read_labels
+from cdga_sdk.video.live import LiveSource
 from cdga_sdk.video.pipeline import VideoOptions, segment_images, segment_video
-from cdga_sdk.video.run_folder import Percentiles, RunSummary, SaveWhat, parse_save, raise_if_degraded
+from cdga_sdk.video.run_folder import (
+    Percentiles,
+    RunFolder,
+    RunPlan,
+    RunSummary,
+    SaveWhat,
+    SourceCounts,
+    parse_save,
+    raise_if_degraded,
+)
 from cdga_sdk.video.sink import probe
 from cdga_sdk.video.source import VideoSource
 
@@ -326,6 +336,40 @@ def with_edit_list(clip: Clip, name: str) -> Path:
     return path.with_name(name)
 
 
+FRAGMENTED = "empty_moov+frag_keyframe+default_base_moof"
+
+
+def with_pause_in_fragments(clip: Clip, name: str) -> Path:
+    """20 frames, with 4 s between two of them, which the file says that the earlier one lasts."""
+    return clip(name, movflags=FRAGMENTED, pts=[*range(10), *range(110, 120)])
+
+
+def without_fragments(data: bytes) -> bytes:
+    """An MP4 in fragments without a third of them."""
+    starts = [i - 4 for i in range(len(data)) if data.startswith(b"moof", i)]
+    return data[: starts[len(starts) // 3]] + data[starts[2 * len(starts) // 3] :]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "damaged"),
+    [
+        ("a.mp4", {"movflags": FRAGMENTED}, without_fragments),
+        ("a.flv", {}, lambda data: data[: int(len(data) * 0.3)] + data[int(len(data) * 0.6) :]),
+        ("a.flv", {}, lambda data: data[: int(len(data) * 0.6)]),
+    ],
+)
+def test_a_gap_in_a_container_without_a_count_is_told_by_the_times(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, options: dict[str, str], damaged: Callable[..., bytes]
+) -> None:
+    path = clip(name, num_frames=60, **options)
+    path.write_bytes(damaged(path.read_bytes()))
+    summary = run(segmenter, path, tmp_path / "run", save=("json",))
+    assert (summary.status, summary.expected_frames) == ("degraded", None)
+    assert summary.frames + summary.lost["missing_frames"] == pytest.approx(60, abs=3)
+    part = run(segmenter, path, tmp_path / "part", save=("json",), options=VideoOptions(max_frames=30))
+    assert part.lost["missing_frames"] == 0
+
+
 @pytest.mark.parametrize(
     ("made", "name", "expected"),
     [
@@ -337,6 +381,9 @@ def with_edit_list(clip: Clip, name: str) -> Path:
         (with_slow_end, "a.mp4", 20),
         (with_slow_end, "a.avi", 20),
         (with_dropped_frames, "a.avi", 20),
+        (with_longer_sound, "a.flv", None),
+        (with_slow_end, "a.flv", None),
+        (with_pause_in_fragments, "a.mp4", None),
         (with_edit_list, "a.mp4", 20),
     ],
 )
@@ -411,6 +458,17 @@ def test_stopped_before_the_first_frame(segmenter: Segmenter, ride: Path, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(segmenter, ride, tmp_path, on_frame=stop_after(0, KeyboardInterrupt()))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("start_s", [1e9, 1e8])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_start_far_behind_the_end(
+    segmenter: Segmenter, clip: Clip, tmp_path: Path, name: str, start_s: float
+) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run(segmenter, clip(name, num_frames=5), tmp_path / "run", options=VideoOptions(start_s=start_s))
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_full_disk(segmenter: Segmenter, clip: Clip, tmp_path: Path, full_disk_after: FullDisk) -> None:
@@ -491,6 +549,9 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
     summary = segment_images(segmenter, photos, tmp_path / "run", save=("masks", "json"))
     assert (summary.status, summary.frames, summary.lost) == ("degraded", 2, {"unreadable_images": 1})
     assert names(tmp_path / "run/masks") == ["a.png", "c.png"]
+    without = replace(summary, outputs=["masks"])
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images$"):
+        raise_if_degraded(without)
     assert lines(tmp_path / "run/stats.jsonl")[1] == {
         "source": str(photos[1]),
         "error": "not an image that can be decoded",
@@ -506,6 +567,44 @@ def test_only_bad_images(segmenter: Segmenter, photos: list[Path], tmp_path: Pat
         segment_images(segmenter, photos, tmp_path / "run", save=EVERYTHING)
     assert caught.value.where == str(photos[0])
     assert names(tmp_path / "run") in ([], ["stats.partial.jsonl"])
+
+
+def test_a_source_that_cannot_count_leaves_no_file_open(segmenter: Segmenter, tmp_path: Path) -> None:
+    def broken(written: int, is_whole: bool) -> SourceCounts:
+        raise RuntimeError("no counts")
+
+    plan = RunPlan(folder=tmp_path, save=("json",), source="a")
+
+    def write(outputs: RunFolder, error: Exception | None) -> None:
+        with outputs:
+            outputs.write(segmenter(np.zeros((64, 128, 3), np.uint8)), "a", 0.0, 0.5)
+            if error is not None:
+                raise error
+
+    for error, name in ((ValueError("mine"), "stats.partial.jsonl"), (None, "stats.jsonl")):
+        outputs = RunFolder(plan, segmenter, broken)
+        with pytest.raises((ValueError, RuntimeError), match="mine" if error else "no counts"):
+            write(outputs, error)
+        assert outputs.summary.status == "failed"
+        assert len(lines(tmp_path / name)) == 1
+
+
+def test_only_what_is_written_may_not_be_the_input(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
+    run(segmenter, ride, tmp_path, save=("video",))
+    overlay = tmp_path / "overlay.mp4"
+    assert run(segmenter, overlay, tmp_path, save=("masks",)).outputs == ["masks"]
+    with pytest.raises(UsageError, match="would write over its own input"):
+        run(segmenter, overlay, tmp_path, save=("video", "masks"))
+
+
+@pytest.mark.parametrize("kind", [VideoSource, LiveSource])
+def test_a_source_that_is_not_open_is_refused(
+    segmenter: Segmenter, tmp_path: Path, kind: type[VideoSource | LiveSource]
+) -> None:
+    source = kind("rtsp://127.0.0.1:9/x")
+    with pytest.raises(UsageError, match="the source is not open; open it first"):
+        segment_video(segmenter, source, tmp_path / "run", save=("json",), options=VideoOptions())
+    assert not (tmp_path / "run").exists()
 
 
 def test_good_run_is_not_degraded(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
@@ -572,7 +671,8 @@ def test_alpha_is_a_share(alpha: float) -> None:
         ({"max_frames": 0}, "max_frames is 0; it must be 1 to 1000000000"),
         ({"vid_stride": 10**23}, "it must be 1 to 1000000"),
         ({"max_frames": 10**23}, "it must be 1 to 1000000000"),
-        ({"start_s": 1e300}, "it must be 0 or more, and finite"),
+        ({"start_s": 1e15}, r"start_s is 1000000000000000.0 and .* each must be 1e\+09 or less"),
+        ({"start_s": 1e300}, "or less"),
         ({"crf": 52}, "crf is 52; it must be 0 to 51"),
         ({"preset": "warp"}, "preset is 'warp'; it must be one of ultrafast, "),
     ],
