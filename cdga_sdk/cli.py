@@ -279,7 +279,7 @@ def segment(
 ) -> None:
     """Segment videos and images: cdga segment ride.mp4."""
     from cdga_sdk.models.model_path import model_path
-    from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment
+    from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment, stopped_in
     from cdga_sdk.segmenter import Segmenter
     from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
@@ -299,17 +299,19 @@ def segment(
     )
     kept = _class_words(classes)
     works = plan_work(request)  # before a model that may have to be fetched
-    with Segmenter(
-        model_path(model, offline=offline),
-        precision=precision,
-        backend=backend,
-        device=device,
-        threads=threads,
-        throughput=all(work.live is None for work in works),
-        on_incompatible=on_incompatible,
-        conf=conf,
-        classes=kept,
-    ) as segmenter:
+    with stopped_in([]):
+        segmenter = Segmenter(
+            model_path(model, offline=offline),
+            precision=precision,
+            backend=backend,
+            device=device,
+            threads=threads,
+            throughput=all(work.live is None for work in works),
+            on_incompatible=on_incompatible,
+            conf=conf,
+            classes=kept,
+        )
+    with segmenter:
         run_segment(segmenter, request, works)
 
 

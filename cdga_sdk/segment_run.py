@@ -43,7 +43,7 @@ from cdga_sdk.video.run_folder import (
 )
 from cdga_sdk.video.source import VideoSource
 
-__all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
+__all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segment", "stopped_in"]
 
 RUNS: Final = Path("runs/segment")
 """Where runs go that are told no place."""
@@ -270,7 +270,7 @@ def _run(
     places = [video_path and growing_path(video_path), None if _is_alone(request, video_path) else folder]
     total = len(work.images) if source is None else _num_frames(source, request.options)
     with (
-        _stopped_in([place for place in places if place is not None]),
+        stopped_in([place for place in places if place is not None]),
         progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance,
     ):
         done = 0
@@ -317,8 +317,8 @@ def _is_alone(request: SegmentRequest, video_path: Path | None) -> bool:
 
 
 @contextmanager
-def _stopped_in(places: Sequence[Path]) -> Iterator[None]:
-    """An interruption says where among ``places`` it left something."""
+def stopped_in(places: Sequence[Path]) -> Iterator[None]:
+    """An interruption inside the block is an InterruptedRunError that says where among ``places`` something is kept."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as error:
