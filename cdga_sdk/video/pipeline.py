@@ -227,7 +227,7 @@ def segment_video(
         return frames.num_frames_expected if options == _whole_video(options) else None
 
     def plan(frames: VideoSource | LiveSource) -> RunPlan:
-        if "video" in save:  # not before the source is open: a bad one leaves nothing behind
+        if "video" in save and video_path.parent != folder:  # not before the source is open: a bad one leaves nothing
             make_folder_of(video_path)
         return RunPlan(
             folder=folder,

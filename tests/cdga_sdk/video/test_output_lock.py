@@ -174,8 +174,8 @@ def test_where_there_are_no_locks_it_goes_on(
 def test_an_earlier_run_is_kept_unless_told(segmenter: Segmenter, ride: Path, tmp_path: Path) -> None:
     segmenter.process_video(ride, tmp_path / "out", save=("masks",))
     with pytest.raises(UsageError, match=r"holds an earlier run \(masks\); .* exist_ok=True"):
-        segmenter.process_video(ride, tmp_path / "out", save=("json",))
-    segmenter.process_video(ride, tmp_path / "out", save=("json",), exist_ok=True)
+        segmenter.process_video(ride, tmp_path / "out", save=("masks", "json"))
+    segmenter.process_video(ride, tmp_path / "out", save=("masks", "json"), exist_ok=True)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"masks", "stats.jsonl", "summary.json"}
     for name in ("own.mp4", "other.partial.mp4"):
         (tmp_path / name).touch()

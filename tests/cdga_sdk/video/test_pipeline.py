@@ -550,7 +550,7 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
     assert (summary.status, summary.frames, summary.lost) == ("degraded", 2, {"unreadable_images": 1})
     assert names(tmp_path / "run/masks") == ["a.png", "c.png"]
     without = replace(summary, outputs=["masks"])
-    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable images$"):
+    with pytest.raises(DegradedError, match=r"finished, but 1 unreadable image$"):
         raise_if_degraded(without)
     assert lines(tmp_path / "run/stats.jsonl")[1] == {
         "source": str(photos[1]),
