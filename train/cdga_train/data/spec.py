@@ -28,7 +28,7 @@ from cdga_train.data.base import Dataset
 from cdga_train.data.layouts import LAYOUTS
 from cdga_train.data.listing import Listing, list_split
 from cdga_train.data.paired_files import open_listing
-from cdga_train.data.street_frames import StreetsDataset
+from cdga_train.data.street_frames import STREETS, StreetsDataset
 from cdga_train.data.video import VideoDataset
 
 __all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "without_place"]
@@ -117,5 +117,8 @@ def _hint(spec: str, kind: str) -> str:
         if spec and Path(spec).exists():
             guess = "folder" if Path(spec).is_dir() else "video"
             return f"did you mean '{guess}:{spec}'?"
+    if kind in KINDS:
+        places = {"streets": f"one of {', '.join(f'streets:{world}' for world in STREETS)}", "video": "video:FILE"}
+        return f"write {places.get(kind, f'{kind}:PATH')}"
     near = get_close_matches(kind, KINDS, n=1)
     return f"did you mean '{near[0]}:...'?" if near else f"write KIND:PLACE with KIND one of {', '.join(KINDS)}"
