@@ -119,7 +119,7 @@ def test_a_checkpoint_at_another_size(tiny_run: Path, tmp_path: Path) -> None:
         (["CHECKPOINT", "--imgsz", "64,100", "-o", "a.cdga"], "use 64,96 (height,width)"),
         (["CHECKPOINT", *MODEL, "-o", "a.cdga"], "a checkpoint knows its own"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "360,480", "-o", "a.cdga"], "use 352,480 (height,width)"),
-        (["--weights", "w.pt", *MODEL, "--imgsz", "100", "-o", "a.cdga"], "use 96,96 (height,width)"),
+        (["--weights", "w.pt", *MODEL, "--imgsz", "100,100", "-o", "a.cdga"], "use 96,96 (height,width)"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "big", "-o", "a.cdga"], "imgsz is 'big', wanted H,W"),
         (["--weights", "w.pt", *MODEL, "--imgsz", "96x64", "-o", "a.cdga"], "imgsz is '96x64', wanted H,W"),
         (["CHECKPOINT", "-o", "a.cdga", "--classes", "common11"], "--classes goes with --score"),
