@@ -63,6 +63,7 @@ def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.Capt
     [
         (["train", "streets_cgda"], "did you mean 'streets_cdga'?"),
         (["train", "imgsz=64"], "wanted H,W"),
+        (["train", "--source", "streets:"], "write one of streets:day, "),
         (["train", "--resume", "nope"], "no such run"),
         (["study"], "got no family of presets"),
         (["study", "foo"], "unknown family of presets 'foo'"),

@@ -15,6 +15,7 @@ from cdga_sdk.atomic import new_run_folder
 from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
+from cdga_train.data.spec import refuse_unknown
 from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
 from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint
@@ -55,6 +56,8 @@ def run_training(
     if resume is None:
         preset, config = configure(words, flags)
         require_weights(config)
+        for spec in (config.source, *([config.target] if config.target is not None else [])):
+            refuse_unknown(spec)
     else:
         before = read_run(_folder_of(Path(resume)))
         config = load_config(before, None, [*words, *flags])

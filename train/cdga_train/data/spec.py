@@ -31,7 +31,7 @@ from cdga_train.data.paired_files import open_listing
 from cdga_train.data.street_frames import STREETS, StreetsDataset
 from cdga_train.data.video import VideoDataset
 
-__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "video_of", "without_place"]
+__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "refuse_unknown", "video_of", "without_place"]
 
 KINDS: Final = ("streets", *LAYOUTS, "video")
 
@@ -70,6 +70,15 @@ def list_files(spec: str, split: str) -> Listing:
     if kind not in LAYOUTS:
         raise UsageError(f"'{spec}' is not made of image files", fix=f"use one of {', '.join(LAYOUTS)}")
     return _listing(kind, place, split, with_labels=True)
+
+
+def refuse_unknown(spec: str) -> None:
+    """Refuse what names no data, without looking for them.
+
+    Raises:
+        UsageError: Not a known kind, or no place.
+    """
+    _kind_and_place(spec)
 
 
 def video_of(spec: str) -> str | None:
