@@ -41,7 +41,7 @@ from cdga_sdk.overlay import color_map_bgr
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.video.sink import VideoSink
-from cdga_train.checkpoint import LAST, load_checkpoint, load_newest
+from cdga_train.checkpoint import load_checkpoint, load_newest
 from cdga_train.config import TrainConfig, load_config
 from cdga_train.data.spec import open_labelled
 from cdga_train.data.streets import render_clip
@@ -51,6 +51,7 @@ from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_mask
 from cdga_train.presets import PRESETS
 from cdga_train.rounds import Watcher, train_run
+from cdga_train.run_layout import LAST
 from cdga_train.state import build_network
 
 PRESET_OF = {"source_only": "streets_source_only", "fda": "streets_translation", "cdga": "streets_cdga"}

@@ -134,7 +134,10 @@ VersionCompatible = Annotated[
 def train(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PRESET|FILE] [KEY=VALUE]...", help="A preset or a YAML/TOML file, then overrides."),
+        typer.Argument(
+            metavar="[PRESET|FILE] [KEY=VALUE]...",
+            help="A preset (streets_cdga if none is named) or a YAML/TOML file, then overrides.",
+        ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:all, camvid:PATH.")] = None,
     target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. video:ride.mp4.")] = None,
@@ -213,7 +216,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle whose ONNX graph is proven equal: cdga export runs/train/x -o model.cdga."""
     from cdga_export.run import run_export
-    from cdga_export.to_tensorrt import engine_request, run_engines
+    from cdga_export.to_tensorrt import engine_request, require_libraries, run_engines
 
     engines = engine_request(
         output,
@@ -227,6 +230,8 @@ def export(
         timing_cache=timing_cache,
         overwrite=exist_ok,
     )
+    if engines is not None:
+        require_libraries(engines)
     done = run_export(
         checkpoint,
         output,
@@ -339,7 +344,7 @@ def evaluate(
     from cdga_train.evaluate_run import refuse_below, refuse_request, run_evaluate
 
     wanted = class_set(classes)  # before a model that may have to be fetched
-    refuse_request(data, split, protocol)
+    refuse_request(data, split, protocol, min_miou)
     scores, used = run_evaluate(
         model_path(model, offline=offline, taken=_TAKEN),
         data,
@@ -457,7 +462,7 @@ def report(
 
 @data_app.command("check")
 def check_data(
-    data: Annotated[str, typer.Argument(help="A data set made of files, e.g. gta5:PATH, cityscapes:PATH.")],
+    data: Annotated[str, typer.Argument(help="A data set made of files, e.g. gta5:PATH; or video:FILE.")],
     split: Annotated[str, typer.Option(help="Part of the data.")] = "train",
     against: Annotated[str | None, typer.Option(help="Another data set that must not hold the same images.")] = None,
     against_split: Annotated[str, typer.Option(help="Its part.")] = "val",

@@ -219,7 +219,9 @@ def _work_of_folder(folder: Path) -> list[Work]:
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     works = _group(folder.resolve().name, files)
     if not works:
-        raise InputError("no images and no videos in this folder", where=folder)
+        has_folders = any(p.is_dir() for p in folder.iterdir())
+        fix = f"its folders are not looked into: give '{folder}/**/*' for what lies in them" if has_folders else None
+        raise InputError("no images and no videos in this folder", where=folder, fix=fix)
     return works
 
 

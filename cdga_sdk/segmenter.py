@@ -154,6 +154,11 @@ class Segmenter:
             return self.segment(read_image_bgr(Path(image)), source=str(image))
         if isinstance(image, np.ndarray):
             return self.segment(_bgr(image, color))
+        if not isinstance(image, (Sequence, Iterator)):
+            raise UsageError(
+                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these",
+                fix="of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'",
+            )
         return list(in_order(partial(self, color=color), image, at_once=self.frames_at_once))
 
     def segment(
@@ -345,6 +350,10 @@ class Segmenter:
 def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UInt8Array | None:
     if classes is None:
         return None
+    if isinstance(classes, (str, int)):
+        raise UsageError(
+            f"classes is {classes!r}, wanted a list of names or train ids", fix=f"write classes=[{classes!r}]"
+        )
     table = np.full(256, IGNORE, np.uint8)
     for label in classes:
         train_id = train_id_of(label, names)

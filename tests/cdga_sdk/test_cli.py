@@ -300,7 +300,7 @@ def test_evaluate(own_bundle: Path, labelled: str, capsys: Captured) -> None:
     assert out == ""
     assert "pixel accuracy" in err
     assert "x[/b].cdga on folder:data" in err
-    assert run([*words, "--quiet", "--min-miou", "100.5"]) == 7
+    assert run([*words, "--quiet", "--min-miou", "100"]) == 7
     assert capsys.readouterr().err.startswith("error[E-GATE]: mIoU ")
 
 

@@ -99,6 +99,14 @@ def test_nothing_to_segment(place: Path, source: str, reason: str) -> None:
     assert caught.value.where == source
 
 
+def test_a_folder_of_folders_names_the_glob(place: Path) -> None:
+    (place / "outer").mkdir()
+    (place / "media").rename(place / "outer/media")
+    with pytest.raises(InputError, match=r"give 'outer/\*\*/\*' for what lies in them"):
+        find_work(["outer"])
+    assert find_work(["outer/**/*"])
+
+
 def test_each_source_gets_a_run(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_segment(segmenter, request("media"))
     assert everything(place / "runs") == [

@@ -19,11 +19,12 @@ import torch
 
 from cdga_sdk.cli import run
 from cdga_sdk.errors import DegradedError, InterruptedRunError, UsageError
-from cdga_train.checkpoint import LAST, PREVIOUS, Checkpoint, load_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.config import LossWeights, OptimConfig, TrainConfig
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.loop import Progress
 from cdga_train.loop import train as train_on
+from cdga_train.run_layout import LAST, PREVIOUS
 from cdga_train.state import TrainingState
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, iters=12, flip=True, translate="fda", log_every=2, save_every=3)

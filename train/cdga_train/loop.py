@@ -11,25 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
 from cdga_sdk.signals import TERMINATING, heeded
-from cdga_train.checkpoint import LAST, Checkpoint, Draws, candidate_file, save_checkpoint, save_keeping_previous
+from cdga_train.checkpoint import Checkpoint, Draws, save_checkpoint, save_keeping_previous
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.batches import Batch, Batches, prefetched
 from cdga_train.metrics_log import MetricsLog
 from cdga_train.processes import ALONE, Processes
+from cdga_train.run_layout import LAST, METRICS, candidate_file
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
 
-__all__ = ["METRICS", "Progress", "iterate", "train"]
-
-METRICS: Final = "metrics.jsonl"
+__all__ = ["Progress", "iterate", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +222,11 @@ def _state(
 
 
 def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> InterruptedRunError:
+    run_folder = folder if state.config.rounds == 1 else folder.parent
     return InterruptedRunError(
         f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
         where=folder / LAST,
-        fix=f"go on with: cdga train --resume {folder}",
+        fix=f"go on with: cdga train --resume {run_folder}",
         terminated=is_terminated,
     )
 
