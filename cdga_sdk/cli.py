@@ -600,7 +600,7 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except TyperException as error:
-        return _fail("E-USAGE", one_line(error.format_message()), 2)
+        return _fail("E-USAGE", one_line(error.format_message().replace("Value error, ", "")), 2)
     except CdgaError as error:
         return _fail(error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
