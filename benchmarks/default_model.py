@@ -31,7 +31,7 @@ from cdga_sdk.bundle import About
 from cdga_sdk.image import write_png
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.metrics import Scores
-from cdga_train.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.curves import read_metrics
 from cdga_train.data.base import Dataset, Sample
 from cdga_train.data.spec import open_labelled
@@ -39,6 +39,7 @@ from cdga_train.data.streets import render_frame
 from cdga_train.evaluate import evaluate
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_mask
+from cdga_train.run_layout import find_checkpoint
 from cdga_train.state import build_network
 
 SIZES_HW: Final = ((288, 512), (384, 672))  # larger ones take a CPU too long for a default

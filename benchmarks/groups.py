@@ -35,11 +35,12 @@ from torch import Tensor
 from benchmarks.protocol import Record, environment
 from benchmarks.target_statistics import finished_runs
 from cdga_sdk.atomic import write_text
-from cdga_train.checkpoint import LAST, load_checkpoint
+from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.spec import open_unlabelled
 from cdga_train.manifest import read_run
 from cdga_train.panels import GroupedNetwork
 from cdga_train.rounds import round_folders
+from cdga_train.run_layout import LAST
 from cdga_train.selection import evenly_spaced
 
 NUM_IMAGES: Final = 32

@@ -37,10 +37,11 @@ from rich.table import Table
 
 from cdga_sdk.atomic import write_text
 from cdga_sdk.image import write_png
-from cdga_train.checkpoint import LAST, ROUNDS, SELECTION, load_checkpoint
+from cdga_train.checkpoint import load_checkpoint
 from cdga_train.config import TrainConfig
 from cdga_train.data.streets import render_frame
 from cdga_train.rounds import PSEUDO_LABELS, train_run
+from cdga_train.run_layout import LAST, ROUNDS, SELECTION
 from cdga_train.state import TrainingState
 
 MOMENTS: Final = ("random", "half-written file", "phase change")

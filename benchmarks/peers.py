@@ -337,7 +337,7 @@ class Ours:
 
     def file(self, video: Path, output: Path) -> Record:
         """See `Peer`."""
-        summary = self._for_files.process_video(video, output, options=VideoOptions())
+        summary = self._for_files.process_video(video, output, exist_ok=True, options=VideoOptions())
         at_once = {"preprocess", "inference", "postprocess"}
         return {
             stage: round(ms / (summary.frames_at_once if stage in at_once else 1), 3)

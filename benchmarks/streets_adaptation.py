@@ -41,7 +41,7 @@ from cdga_sdk.overlay import color_map_bgr
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.progress import progress_bar
 from cdga_sdk.video.sink import VideoSink
-from cdga_train.checkpoint import LAST, load_checkpoint, load_newest
+from cdga_train.checkpoint import load_checkpoint, load_newest
 from cdga_train.config import TrainConfig, load_config
 from cdga_train.data.spec import open_labelled
 from cdga_train.data.streets import render_clip
@@ -52,6 +52,7 @@ from cdga_train.panels import GroupedNetwork, group_palette_rgb
 from cdga_train.predict import predict_mask
 from cdga_train.presets import PRESETS
 from cdga_train.rounds import Watcher, train_run
+from cdga_train.run_layout import LAST
 from cdga_train.state import build_network
 
 PRESET_OF = {"source_only": "streets_source_only", "fda": "streets_translation", "cdga": "streets_cdga"}
@@ -178,7 +179,7 @@ def _show(output: Path, seed: int) -> list[str]:
     clip = output / "clip.mp4"
     _write_clip(clip, load_checkpoint(cdga).config)
     with Segmenter(bundle) as segmenter:
-        summary = segmenter.process_video(clip, output / "segmented")
+        summary = segmenter.process_video(clip, output / "segmented", exist_ok=True)
     picture = output / "before_after.png"
     write_png(picture, before_after(source_only, cdga))
     return [f"video    {summary.folder}/overlay.mp4", f"bundle   {bundle}", f"picture  {picture}"]

@@ -28,7 +28,7 @@ from benchmarks.protocol import Record, environment
 from cdga_sdk.atomic import write_text
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.preprocess import resize_image
-from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.data.base import Dataset
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.evaluate import evaluate
@@ -36,6 +36,7 @@ from cdga_train.manifest import read_run
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_mask
 from cdga_train.rounds import round_folders
+from cdga_train.run_layout import LAST
 from cdga_train.selection import evenly_spaced
 from cdga_train.state import build_network
 

@@ -38,9 +38,9 @@ import torch
 
 from benchmarks.protocol import Record, environment
 from cdga_sdk.atomic import write_text
-from cdga_train.checkpoint import SELECTION
 from cdga_train.manifest import read_run
 from cdga_train.rounds import round_folders
+from cdga_train.run_layout import SELECTION
 from cdga_train.selection import choose, read_selection
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cdga_sdk.result import SegResult
     from cdga_sdk.segmenter import Segmenter
     from cdga_sdk.video.label_stream import LabelFrame, read_labels
+    from cdga_sdk.video.live import LiveSource
     from cdga_sdk.video.pipeline import VideoOptions
     from cdga_sdk.video.run_folder import RunSummary
 
@@ -31,7 +32,8 @@ _HOMES = {
     "Bundle": "cdga_sdk.bundle",
     "CdgaError": "cdga_sdk.errors",
     "LabelFrame": "cdga_sdk.video.label_stream",
-    "RunSummary": "cdga_sdk.video.pipeline",
+    "LiveSource": "cdga_sdk.video.live",
+    "RunSummary": "cdga_sdk.video.run_folder",
     "SegResult": "cdga_sdk.result",
     "Segmenter": "cdga_sdk.segmenter",
     "VideoOptions": "cdga_sdk.video.pipeline",
@@ -42,6 +44,7 @@ __all__ = [
     "Bundle",
     "CdgaError",
     "LabelFrame",
+    "LiveSource",
     "RunSummary",
     "SegResult",
     "Segmenter",

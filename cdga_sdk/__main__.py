@@ -1,5 +1,5 @@
 """``python -m cdga_sdk``."""
 
-from cdga_sdk.cli import main
+from cdga_sdk.start import main
 
 main()

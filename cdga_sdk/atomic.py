@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 
-__all__ = ["atomic_folder", "error_from_os", "new_run_folder", "sync_folder", "write_bytes", "write_text"]
+__all__ = [
+    "RESOURCE_ERRNOS",
+    "atomic_folder",
+    "check_folder_name",
+    "error_from_os",
+    "new_run_folder",
+    "sync_folder",
+    "write_bytes",
+    "write_text",
+]
 
-_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+RESOURCE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
+"""Of a failed write: the disk is full or broken, or memory ran out; with any other the place is at fault."""
 
 
 def error_from_os(error: OSError, path: Path) -> CdgaError:
-    """The user's error for a failed write: ResourceError when the disk is full, else UsageError."""
+    """The user's error for a failed write: ResourceError for `RESOURCE_ERRNOS`, else UsageError."""
     reason = error.strerror or str(error)
-    if error.errno in _OUT_OF_SPACE:
+    if error.errno in RESOURCE_ERRNOS:
         return ResourceError(f"cannot write ({reason})", where=path, fix="free some space or choose another folder")
     return UsageError(f"cannot write ({reason})", where=path, fix="choose another place for the output")
 
@@ -45,28 +56,30 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
             milliseconds: off for files of which a run writes thousands.
 
     Raises:
-        ResourceError: The disk is full; an older file at ``path`` is untouched.
+        ResourceError: The disk is full or broken; an older file at ``path`` is untouched.
         UsageError: The place cannot be written to.
     """
-    temporary: str | None = None
+    temporary = _name_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(data)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
+        temporary.replace(path)
     except OSError as error:
         raise error_from_os(error, path) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # as a rule it is gone: it has the final name
+            temporary.unlink()
     if durable:
         sync_folder(path.parent)
+
+
+def _name_beside(path: Path) -> Path:
+    """A name that nothing has. Not by `tempfile`, whose files are the user's alone whatever the umask says."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,28 +91,46 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Fill the folder that is yielded; on a clean exit it takes the name ``final``.
 
-    On an exception everything written is removed and an older ``final`` is untouched.
+    On an exception everything written is removed and an older ``final`` is untouched. All files are flushed to the disk
+    before the rename, so that a power cut cannot leave empty ones; that costs up to some milliseconds for each.
 
     Raises:
         UsageError: ``final`` exists and ``overwrite`` is off, or its place cannot be written to.
-        ResourceError: The disk is full.
+        ResourceError: The disk is full or broken.
     """
     if final.exists() and not overwrite:
         raise UsageError("already exists", where=final, fix="choose another name, or pass --exist-ok to replace it")
+    temporary = _name_beside(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name[:40]}."))
+        temporary.mkdir()
     except OSError as error:
         raise error_from_os(error, final) from error
     try:
         yield temporary
-        temporary.chmod(0o755)
+        _sync_all(temporary)
         _take_place(temporary, final)
     except OSError as error:
         raise error_from_os(error, final) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(final.parent)
+
+
+def _sync_all(folder: Path) -> None:
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in (Path(place, name) for name in names):
+            if not path.is_symlink():
+                _sync_file(path)
+        sync_folder(Path(place))
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # which may be all that is allowed
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _take_place(temporary: Path, final: Path) -> None:
@@ -118,16 +149,21 @@ def _take_place(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
 
 
+def check_folder_name(name: str) -> None:
+    """Raise a UsageError where ``name`` is not a plain folder name."""
+    if not name or name in {".", ".."} or Path(name).name != name:
+        raise UsageError(
+            f"'{name}' is not a plain folder name", fix="use --project for the place and --name for the name"
+        )
+
+
 def new_run_folder(project: Path, name: str, *, exist_ok: bool = False) -> Path:
     """Make ``project/name``, or ``project/name2``, ``name3`` ... when it is taken, and return it.
 
     Raises:
         UsageError: The place cannot be written to, or ``name`` is not a plain folder name.
     """
-    if not name or name in {".", ".."} or Path(name).name != name:
-        raise UsageError(
-            f"'{name}' is not a plain folder name", fix="use --project for the place and --name for the name"
-        )
+    check_folder_name(name)
     count = 1
     while True:
         folder = project / (name if count == 1 else f"{name}{count}")

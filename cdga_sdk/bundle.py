@@ -228,10 +228,11 @@ class Bundle:
             UsageError: The bundle does not have it.
         """
         if precision not in self.graphs:
+            own = f", or a bundle of your own exported with --precision {precision}" if precision in PRECISIONS else ""
             raise UsageError(
                 f"no precision '{precision}' in this bundle",
                 where=self.path,
-                fix=f"use one of {', '.join(self.graphs)}, or export again with --precision {precision}",
+                fix=f"use one of {', '.join(self.graphs)}{own}",
             )
         return self.graphs[precision]
 
@@ -433,7 +434,9 @@ def _parse_manifest(folder: Path, files: Mapping[str, bytes]) -> Manifest:
     where = folder / MANIFEST
     version = _json_object(where, files[MANIFEST]).get("schema_version")
     if version != 2:
-        raise ModelError(f"bundle schema {version}, this version reads 2", where=where, fix="export it again")
+        is_newer = isinstance(version, int) and version > 2
+        fix = "update cdga-sdk, which is older than this bundle" if is_newer else "export it again"
+        raise ModelError(f"bundle schema {version}, this version reads 2", where=where, fix=fix)
     try:
         return Manifest.model_validate_json(files[MANIFEST])
     except ValidationError as error:

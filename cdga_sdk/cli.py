@@ -1,6 +1,7 @@
 """The command line. Training and export are imported inside their own commands, so that `cdga segment` needs no torch.
 
-stdout carries data under ``--json`` only; the rest goes to stderr. Exit codes: see `cdga_sdk.errors`.
+stdout carries what other programs read: ``--json``, and the answers of ``info``, ``models``, ``--version`` and
+``--help``. The rest goes to stderr. Exit codes: see `cdga_sdk.errors`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, one_line
+from cdga_sdk.atomic import RESOURCE_ERRNOS, error_from_os
+from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, UsageError, one_line
+from cdga_sdk.signals import TERMINATING, heeded
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
 if TYPE_CHECKING:
@@ -38,16 +41,32 @@ _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
 
+
+def _output(text: str) -> Path:
+    """Not of an empty text: that is a shell's variable that is not set, and would be the current folder."""
+    if not text.strip():
+        raise typer.BadParameter("is an empty text; is a variable of your shell not set?")
+    return Path(text)
+
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 2 wrong words; 3 input; 4 done, but something was lost; 5 model; 6 disk, memory or device; "
+    "7 a quality gate; 130 Ctrl-C; 143 terminated or hung up; 141 nobody reads the output; 1 a bug, to be reported "
+    "with what cdga --debug COMMAND shows."
+)
+
 app = typer.Typer(
     name="cdga",
     help="Adapt a segmentation network to your own unlabelled driving footage, export it, segment video fast.",
-    no_args_is_help=True,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data sets before training.", invoke_without_command=True)
 app.add_typer(data_app, name="data")
 
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Write into, or replace, what exists.")]
@@ -70,6 +89,9 @@ Score = Annotated[
 ExtraOutputs = Annotated[
     list[str] | None, typer.Option(help="Add logits or features: an extra graph for programs of your own.")
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="CPU threads of the runtime; by default every CPU there is.")
+]
 OnIncompatible = Annotated[
     str, typer.Option(help="No kept TensorRT engine fits: rebuild, fallback (another runtime) or error.")
 ]
@@ -83,6 +105,16 @@ QualityName = Annotated[
 Live = Annotated[
     Literal["freshest", "every-frame"],
     typer.Option(help="Of a live source: freshest frame, dropping those that came meanwhile, or every-frame."),
+]
+SegmentOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        parser=_output,
+        help="Folder of the run; or NAME.mp4 for one video, and the folder NAME beside it takes the rest.",
+    ),
 ]
 Smooth = Annotated[
     float | None,
@@ -102,7 +134,10 @@ VersionCompatible = Annotated[
 def train(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PRESET|FILE] [KEY=VALUE]...", help="A preset or a YAML/TOML file, then overrides."),
+        typer.Argument(
+            metavar="[PRESET|FILE] [KEY=VALUE]...",
+            help="A preset (streets_cdga if none is named) or a YAML/TOML file, then overrides.",
+        ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Labelled data, e.g. streets:all, camvid:PATH.")] = None,
     target: Annotated[str | None, typer.Option(help="Unlabelled data, e.g. video:ride.mp4.")] = None,
@@ -181,7 +216,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle whose ONNX graph is proven equal: cdga export runs/train/x -o model.cdga."""
     from cdga_export.run import run_export
-    from cdga_export.to_tensorrt import engine_request, run_engines
+    from cdga_export.to_tensorrt import engine_request, require_libraries, run_engines
 
     engines = engine_request(
         output,
@@ -195,6 +230,8 @@ def export(
         timing_cache=timing_cache,
         overwrite=exist_ok,
     )
+    if engines is not None:
+        require_libraries(engines)
     done = run_export(
         checkpoint,
         output,
@@ -220,9 +257,9 @@ def export(
 def segment(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
     model: Annotated[str, typer.Option(help=f"A bundle, e.g. model.cdga; or {_NAMED}.")] = "default",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder, or NAME.mp4 for one video.")] = None,
+    output: SegmentOutput = None,
     save: Annotated[str, typer.Option(help="Any of video,masks,labels,conf,json.")] = "video,json",
-    project: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs/segment"),
+    project: Annotated[Path | None, typer.Option(help="Folder of runs; runs/segment by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of this run; numbered when taken.")] = None,
     exist_ok: ExistOk = False,
     alpha: Annotated[float, typer.Option(help="Opacity of the class colours, 0 to 1.")] = 0.5,
@@ -232,7 +269,7 @@ def segment(
     backend: BackendName = "auto",
     device: Device = "auto",
     precision: GraphPrecision = "fp32",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    threads: Threads = None,
     on_incompatible: OnIncompatible = "rebuild",
     vid_stride: Annotated[int, typer.Option(min=1, help="Segment every n-th frame.")] = 1,
     start: Annotated[float | None, typer.Option(min=0, help="Start at this second.")] = None,
@@ -247,7 +284,7 @@ def segment(
 ) -> None:
     """Segment videos and images: cdga segment ride.mp4."""
     from cdga_sdk.models.model_path import model_path
-    from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment
+    from cdga_sdk.segment_run import SegmentRequest, plan_work, run_segment, stopped_in
     from cdga_sdk.segmenter import Segmenter
     from cdga_sdk.video.pipeline import VideoOptions, of_quality
     from cdga_sdk.video.run_folder import parse_save
@@ -265,18 +302,21 @@ def segment(
         quiet=quiet,
         model=model,
     )
+    kept = _class_words(classes)
     works = plan_work(request)  # before a model that may have to be fetched
-    with Segmenter(
-        model_path(model, offline=offline),
-        precision=precision,
-        backend=backend,
-        device=device,
-        threads=threads,
-        throughput=all(work.live is None for work in works),
-        on_incompatible=on_incompatible,
-        conf=conf,
-        classes=_words(classes),
-    ) as segmenter:
+    with stopped_in([]):
+        segmenter = Segmenter(
+            model_path(model, offline=offline),
+            precision=precision,
+            backend=backend,
+            device=device,
+            threads=threads,
+            throughput=all(work.live is None for work in works),
+            on_incompatible=on_incompatible,
+            conf=conf,
+            classes=kept,
+        )
+    with segmenter:
         run_segment(segmenter, request, works)
 
 
@@ -304,7 +344,7 @@ def evaluate(
     from cdga_train.evaluate_run import refuse_below, refuse_request, run_evaluate
 
     wanted = class_set(classes)  # before a model that may have to be fetched
-    refuse_request(data, split, protocol)
+    refuse_request(data, split, protocol, min_miou)
     scores, used = run_evaluate(
         model_path(model, offline=offline, taken=_TAKEN),
         data,
@@ -367,7 +407,7 @@ def bench(
         list[str] | None, typer.Option(help="Only this graph of the bundle; may be given again. By default all.")
     ] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the runtime.")] = None,
+    threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Rounds that count; each runs everything once.")] = 9,
     frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
     offline: Offline = False,
@@ -422,7 +462,7 @@ def report(
 
 @data_app.command("check")
 def check_data(
-    data: Annotated[str, typer.Argument(help="A data set made of files, e.g. gta5:PATH, cityscapes:PATH.")],
+    data: Annotated[str, typer.Argument(help="A data set made of files, e.g. gta5:PATH; or video:FILE.")],
     split: Annotated[str, typer.Option(help="Part of the data.")] = "train",
     against: Annotated[str | None, typer.Option(help="Another data set that must not hold the same images.")] = None,
     against_split: Annotated[str, typer.Option(help="Its part.")] = "val",
@@ -487,9 +527,14 @@ def doctor(
     refuse_unfit(report)
 
 
-def _words(text: str | None) -> list[str] | None:
+def _class_words(text: str | None) -> list[str] | None:
     """``"road, car"`` as a list."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("no class to keep", where="--classes", fix="name some, or leave it out for all of them")
+    return words
 
 
 def _version(wanted: bool) -> None:
@@ -500,18 +545,38 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; goes ahead of the command: cdga --debug segment ...")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["CDGA_DEBUG"] = "1"
+    _help_without_command(context)
+
+
+@data_app.callback()
+def _data(context: typer.Context) -> None:
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    """As Typer's own ``no_args_is_help`` does, whose help comes as an error that is hard to tell from others."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 def main() -> None:
-    """Entry point of ``cdga``: runs a command and turns what went wrong into one line and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command in ``sys.argv``, and turn what went wrong into one line and an exit code."""
+    for number in heeded(TERMINATING):
+        signal.signal(number, _terminate)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad image is told of in one line, and by us
     _leave(run(sys.argv[1:]))
 
@@ -535,14 +600,20 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except TyperException as error:
-        return _fail("E-USAGE", one_line(error.format_message()), 2)
+        return _fail("E-USAGE", one_line(error.format_message().replace("Value error, ", "")), 2)
     except CdgaError as error:
         return _fail(error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except Terminated:
+        stopped = InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+        return _fail(stopped.code, str(stopped), stopped.exit_code)
     except (BrokenPipeError, SystemExit):  # Typer turns the first into the second
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
+        _silence(sys.stderr)
         return 141
+    except OSError as error:
+        return _failed_write(error)
     except ModuleNotFoundError as error:
         return _missing_module(error)
     except MemoryError:
@@ -552,9 +623,29 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(code: str, message: str, exit_code: int) -> int:
-    if os.environ.get("CDGA_DEBUG"):
-        traceback.print_exc()
-    typer.echo(f"error[{code}]: {message}", err=True)
+    try:
+        if os.environ.get("CDGA_DEBUG"):
+            traceback.print_exc()
+        typer.echo(f"error[{code}]: {message}", err=True)
+    except OSError:  # nobody reads it
+        _silence(sys.stderr)
+    return exit_code
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere: the interpreter would fail over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _failed_write(error: OSError) -> int:
+    if error.errno not in RESOURCE_ERRNOS:
+        return _bug(error)
+    failed = error_from_os(error, Path(os.fsdecode(error.filename or "output")))
+    exit_code = _fail(failed.code, str(failed), failed.exit_code)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)
     return exit_code
 
 
@@ -566,8 +657,8 @@ def _missing_module(error: ModuleNotFoundError) -> int:
 
 
 def _bug(error: Exception) -> int:
-    text = f"internal error ({type(error).__name__}: {one_line(error)}); please report it with --debug's output"
-    return _fail("E-BUG", text, 1)
+    what = f"internal error ({type(error).__name__}: {one_line(error)})"
+    return _fail("E-BUG", f"{what}; please report it with what cdga --debug COMMAND shows", 1)
 
 
 def _interrupted() -> int:
@@ -575,7 +666,7 @@ def _interrupted() -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError(f"terminated; {_KEPT}", terminated=True)
+    raise Terminated
 
 
 def _print_json(record: dict[str, object]) -> None:

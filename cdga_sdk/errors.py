@@ -11,9 +11,10 @@ The tree::
     │   └── IntegrityError      5    its bytes are not the bytes that were written
     ├── ResourceError           6    disk, memory or device ran out
     ├── GateError               7    a quality gate failed (parity, a minimum score)
-    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM)
+    └── InterruptedRunError   130    stopped by the user; what was made is finalised (143 on SIGTERM and SIGHUP)
 
-A broken invariant of our own is an ``assert``, never a ``CdgaError``: it ends with exit code 1.
+A broken invariant of our own is an ``assert``, never a ``CdgaError``: it ends with exit code 1. `Terminated` is no
+error: like Ctrl-C it comes at any point, so nothing that deals with failures may take it for one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ResourceError",
+    "Terminated",
     "UsageError",
+    "counted",
     "one_line",
 ]
 
@@ -36,6 +39,18 @@ __all__ = [
 def one_line(text: object) -> str:
     """Fold ``text`` to one printable line: control characters and line breaks become spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def counted(number: int, plural: str) -> str:
+    """``number`` and what there are so many of: "1 frame", "2 frames"."""
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
+
+
+class Terminated(BaseException):
+    """SIGTERM, or SIGHUP of a terminal that was closed, came while a command ran.
+
+    Not a KeyboardInterrupt: Typer makes exit code 130 of every one of these.
+    """
 
 
 class CdgaError(Exception):
@@ -61,6 +76,14 @@ class CdgaError(Exception):
         """This error, class and exit code kept, with what was already done said first."""
         CdgaError.__init__(self, f"{one_line(what)}: {self.what}", where=self.where or where, fix=self.fix)
         return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Unpickling calls no __init__, whose arguments differ from class to class and are not kept.
+        return _bare, (type(self), self.args), vars(self)
+
+
+def _bare(kind: type[CdgaError], line: tuple[str, ...]) -> CdgaError:
+    return kind.__new__(kind, *line)
 
 
 class UsageError(CdgaError):

@@ -38,14 +38,14 @@ def is_image_file(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images directly inside ``folder``, sorted by name.
+    """The images directly inside ``folder``, sorted by name, without hidden files (macOS's ``._*``).
 
     Raises:
         InputError: No such folder, or no image in it.
     """
     if not folder.is_dir():
         raise InputError("no such folder", where=folder)
-    images = sorted(p for p in folder.iterdir() if is_image_file(p) and p.is_file())
+    images = sorted(p for p in folder.iterdir() if is_image_file(p) and p.is_file() and not p.name.startswith("."))
     if not images:
         raise InputError("no images in this folder", where=folder, fix=f"wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
     return images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 __all__ = ["Advance", "progress_bar", "tell_on_stderr"]
@@ -53,10 +53,15 @@ def progress_bar(title: str, total: int | None, *, quiet: bool = False) -> Itera
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title, total=total, note="")
 
-        def advance(done: int, note: str = "") -> None:
-            bar.update(task, completed=done, note=note)
+    def advance(done: int, note: str = "") -> None:
+        bar.update(task, completed=done, note=note)
 
+    bar.start()
+    try:
         yield advance
+    finally:
+        with suppress(OSError):  # the terminal was closed: what ends the block is to be told instead
+            bar.stop()

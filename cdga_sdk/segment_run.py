@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
+import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Final
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.atomic import check_folder_name, new_run_folder
 from cdga_sdk.bundle import Manifest
-from cdga_sdk.errors import InputError, UsageError, one_line
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, Terminated, UsageError, one_line
 from cdga_sdk.image import is_image_file
 from cdga_sdk.models.catalogue import DEFAULT
-from cdga_sdk.progress import progress_bar
+from cdga_sdk.progress import progress_bar, tell_on_stderr
 from cdga_sdk.segmenter import Segmenter
+from cdga_sdk.signals import TERMINATING
 from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.container import is_video_file
 from cdga_sdk.video.live import LiveSource
-from cdga_sdk.video.pipeline import VideoOptions, live_source, segment_images, segment_video
-from cdga_sdk.video.run_folder import RunSummary, SaveWhat, raise_if_degraded, refuse_labels_of_images
-from cdga_sdk.video.source import VideoSource, is_video_file
+from cdga_sdk.video.output import names_video, output_places
+from cdga_sdk.video.partial import growing_path, refuse_own_input
+from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segment_images, segment_video
+from cdga_sdk.video.run_folder import (
+    RunSummary,
+    SaveWhat,
+    earlier_outputs,
+    is_overlay_alone,
+    raise_if_degraded,
+    refuse_labels_of_images,
+)
+from cdga_sdk.video.source import VideoSource
 
-__all__ = ["SegmentRequest", "Work", "find_work", "plan_work", "run_segment"]
+__all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segment", "stopped_in"]
+
+RUNS: Final = Path("runs/segment")
+"""Where runs go that are told no place."""
+_OF_LIVE: Final = MappingProxyType({"live": "--live", "reconnect_s": "--reconnect"})
+_FLAGS: Final = MappingProxyType(
+    {
+        "smooth": "--smooth",
+        "start_s": "--start",
+        "end_s": "--end",
+        "vid_stride": "--vid-stride",
+        "max_frames": "--max-frames",
+        **_OF_LIVE,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +67,7 @@ class SegmentRequest:
     sources: tuple[str, ...]
     output: Path | None
     save: tuple[SaveWhat, ...]
-    project: Path
+    project: Path | None
     name: str | None
     exist_ok: bool
     options: VideoOptions
@@ -62,36 +91,98 @@ def plan_work(request: SegmentRequest) -> list[Work]:
 
     Raises:
         InputError: A source is missing.
-        UsageError: The output cannot be used, or a live source is not the only one.
+        UsageError: The output or the name cannot be used, an option would have no effect, a source has no name, or a
+            live source is not the only one.
     """
     works = find_work(request.sources)
+    if request.name is not None:
+        check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
-        if request.options.smooth is not None:
-            raise UsageError("--smooth is of a video, and these are images", fix="leave it out")
-    if request.output is not None and len(works) > 1:
-        raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+    _refuse_options(request.options, works)
+    if request.output is not None:
+        if len(works) > 1:
+            raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+        _refuse_output(request, request.output, works[0])
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     return works
+
+
+def _refuse_options(options: VideoOptions, works: Sequence[Work]) -> None:
+    """What would have no effect is refused."""
+    default = VideoOptions()
+    given = [name for name in _FLAGS if getattr(options, name) != getattr(default, name)]
+    if given and any(work.images for work in works):
+        raise UsageError(f"{_FLAGS[given[0]]} is of a video, and these are images", fix="leave it out")
+    for name in given:
+        if name in _OF_LIVE and not any(work.live for work in works):
+            raise UsageError(f"{_FLAGS[name]} is of a live source, and this is none", fix="leave it out")
+
+
+def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
+    for flag, value in (("--project", request.project), ("--name", request.name)):
+        if value is not None:
+            raise UsageError(f"{flag} and --output both say where the run goes", fix="give one of them")
+    if work.images and names_video(output):
+        raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
+    folder, video = output_places(output, request.save)
+    if work.video is not None and "video" in request.save:
+        refuse_own_input(work.video, video or folder / "overlay.mp4")
+    if request.exist_ok:
+        return
+    fix = "choose another -o, or pass --exist-ok"
+    for path in () if video is None else (video, growing_path(video)):
+        if path.exists():
+            raise UsageError("already exists", where=path, fix=fix)
+    found = [] if _is_alone(request, video) else earlier_outputs(folder, request.save)
+    if found:
+        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
 
 
 def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:
     """Segment what `plan_work` found; print a line each, or JSON.
 
     Raises:
-        InputError: A source cannot be read.
+        InputError: No source can be read.
         UsageError: The output cannot be used.
-        DegradedError: At least one source lost frames; all outputs are written.
+        DegradedError: At least one of several sources could not be read, which is said at once, or one lost frames;
+            all other outputs are written.
     """
     segmenter.smoother(request.options.smooth)  # refuses a runtime that cannot
-    if len(works) > 1:  # sources may share a name: each gets a folder of its own
-        request = replace(request, exist_ok=False)
     if request.model == DEFAULT and not request.quiet:
         typer.echo(_model_line(segmenter.manifest), err=True)
-    summaries = [_run_one(segmenter, work, request) for work in works]
+    summaries: list[RunSummary] = []
+    for work, name in zip(works, _names_of_runs(works, request), strict=True):
+        try:
+            summaries.append(_run_one(segmenter, work, request, name))
+        except InputError as error:
+            if len(works) == 1:
+                raise
+            tell_on_stderr(f"skipped: {error}")
+    _raise_if_skipped(len(works) - len(summaries), len(works))
     for summary in summaries:
         raise_if_degraded(summary)
+
+
+def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
+    """Of the folders. Those that may exist have to differ; others are numbered when they are made."""
+    names = [work.name if request.name is None else request.name for work in works]
+    if not request.exist_ok:
+        return names
+    given: list[str] = []
+    for name in names:
+        numbered = (f"{name}{count}" for count in itertools.count(2))
+        given.append(next(n for n in itertools.chain([name], numbered) if n not in given))
+    return given
+
+
+def _raise_if_skipped(skipped: int, of: int) -> None:
+    fix = "see the lines that begin with 'skipped'"
+    if skipped == of:
+        raise InputError(f"none of the {of} sources could be segmented", fix=fix)
+    if skipped:
+        raise DegradedError(f"{skipped} of {of} sources could not be segmented", fix=fix)
 
 
 def _model_line(manifest: Manifest) -> str:
@@ -109,9 +200,12 @@ def find_work(sources: Sequence[str]) -> list[Work]:
 
     Raises:
         InputError: Nothing there, or nothing that can be segmented.
+        UsageError: A source is an empty text.
     """
     works: list[Work] = []
     for source in sources:
+        if not source.strip():
+            raise UsageError("a source is an empty text", fix="is a variable of your shell not set?")
         address = live_address(source)
         if address is not None:
             works.append(Work(name=address.name, live=address))
@@ -121,9 +215,13 @@ def find_work(sources: Sequence[str]) -> list[Work]:
 
 
 def _work_of_folder(folder: Path) -> list[Work]:
-    works = _group(folder.resolve().name, sorted(p for p in folder.iterdir() if p.is_file()))
+    # Hidden files are nobody's recordings: macOS leaves a ._ride.mp4 beside every ride.mp4.
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    works = _group(folder.resolve().name, files)
     if not works:
-        raise InputError("no images and no videos in this folder", where=folder)
+        has_folders = any(p.is_dir() for p in folder.iterdir())
+        fix = f"its folders are not looked into: give '{folder}/**/*' for what lies in them" if has_folders else None
+        raise InputError("no images and no videos in this folder", where=folder, fix=fix)
     return works
 
 
@@ -149,19 +247,34 @@ def _expand(source: str) -> list[Path]:
     return found
 
 
-def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest) -> RunSummary:
+def _run_one(segmenter: Segmenter, work: Work, request: SegmentRequest, name: str) -> RunSummary:
+    if work.images:
+        return _run(segmenter, work, request, name, None)
     # The source is opened before a folder is made for it: a bad one leaves nothing behind.
+    with (
+        _opened(work, request.options) as source,
+        _ended_by_signals(source.stop) if isinstance(source, LiveSource) else nullcontext(),
+    ):
+        return _run(segmenter, work, request, name, source)
+
+
+def _opened(work: Work, options: VideoOptions) -> AbstractContextManager[VideoSource | LiveSource]:
     if work.live is not None:
-        with live_source(work.live, request.options) as source, _ended_by_signals(source.stop):
-            return _run(segmenter, work, request, source, None)
-    return _run(segmenter, work, request, work.video, _length(work.video) if work.video else len(work.images))
+        return live_source(work.live, options)
+    assert work.video is not None, "neither images nor a video"
+    return open_video(work.video, options)
 
 
 def _run(
-    segmenter: Segmenter, work: Work, request: SegmentRequest, source: Path | LiveSource | None, total: int | None
+    segmenter: Segmenter, work: Work, request: SegmentRequest, name: str, source: VideoSource | LiveSource | None
 ) -> RunSummary:
-    folder, video_path = _places(work, request)
-    with progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance:
+    folder, video_path, is_new_folder = _places(request, name)
+    places = [video_path and growing_path(video_path), None if _is_alone(request, video_path) else folder]
+    total = len(work.images) if source is None else _num_frames(source, request.options)
+    with (
+        stopped_in([place for place in places if place is not None]),
+        progress_bar(work.name, total, quiet=request.quiet or request.as_json) as advance,
+    ):
         done = 0
 
         def on_frame(_: object) -> None:
@@ -176,7 +289,9 @@ def _run(
                 folder,
                 save=request.save,
                 options=request.options,
+                exist_ok=request.exist_ok,
                 video_path=video_path,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
                 may_paint=False,
             )
@@ -186,7 +301,9 @@ def _run(
                 work.images,
                 folder,
                 save=request.save,
+                exist_ok=request.exist_ok,
                 alpha=request.options.alpha,
+                is_new_folder=is_new_folder,
                 on_frame=on_frame,
             )
     if request.as_json:
@@ -196,10 +313,31 @@ def _run(
     return summary
 
 
+def _is_alone(request: SegmentRequest, video_path: Path | None) -> bool:
+    """The overlay is all there is: no folder belongs to it."""
+    return video_path is not None and is_overlay_alone(request.save)
+
+
+@contextmanager
+def stopped_in(places: Sequence[Path]) -> Iterator[None]:
+    """An interruption inside the block is an InterruptedRunError that says where among ``places`` something is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        is_terminated = isinstance(error, Terminated)
+        kept = ", ".join(str(place) for place in places if place.exists())
+        raise InterruptedRunError(
+            f"{'terminated' if is_terminated else 'interrupted'}"
+            + ("; what was finished is kept" if kept else " before anything was written"),
+            where=kept or None,
+            terminated=is_terminated,
+        ) from error
+
+
 @contextmanager
 def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM calls ``stop``: it is how a live run ends. The next one works as before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Within, the first Ctrl-C, SIGTERM or SIGHUP calls ``stop``: so a live run ends. The next one works as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATING)}
 
     def restore() -> None:
         if threading.current_thread() is threading.main_thread():
@@ -220,22 +358,25 @@ def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
-def _length(video: Path) -> int | None:
-    with VideoSource(video) as source:
-        return source.num_frames_hint
+def _num_frames(source: VideoSource | LiveSource, options: VideoOptions) -> int | None:
+    """About how many frames there are to segment; None where nobody knows."""
+    if source.num_frames_hint is None:
+        return options.max_frames
+
+    def frames_before(seconds: float) -> int:
+        return math.ceil(Fraction(seconds).limit_denominator(1_000_000) * source.average_rate)
+
+    end = source.num_frames_hint
+    if options.end_s is not None:
+        end = min(end, frames_before(options.end_s))
+    count = math.ceil(max(0, end - frames_before(options.start_s or 0)) / options.vid_stride)
+    return count if options.max_frames is None else min(count, options.max_frames)
 
 
-def _places(work: Work, request: SegmentRequest) -> tuple[Path, Path | None]:
-    """The run's folder, and the overlay's own path where ``-o NAME.mp4`` gave one."""
-    output = request.output
-    if output is not None and output.suffix.lower() == ".mp4":
-        if work.images:
-            raise UsageError("-o NAME.mp4 is for a video", where=output, fix="name a folder for images")
-        if output.exists() and not request.exist_ok:
-            raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok")
-        return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), output
-    if output is not None:
-        if (output / "summary.json").exists() and not request.exist_ok:
-            raise UsageError("holds an earlier run", where=output, fix="choose another -o, or pass --exist-ok")
-        return new_run_folder(output.parent, output.name, exist_ok=True), None
-    return new_run_folder(request.project, request.name or work.name, exist_ok=request.exist_ok), None
+def _places(request: SegmentRequest, name: str) -> tuple[Path, Path | None, bool]:
+    """The run's folder, the overlay's own path where ``-o NAME.mp4`` gave one, and whether the folder was just made."""
+    if request.output is not None:
+        return *output_places(request.output, request.save), False
+    project = request.project or RUNS
+    is_new = not (request.exist_ok and Path(project, name).exists())
+    return new_run_folder(project, name, exist_ok=request.exist_ok), None, is_new

@@ -24,6 +24,7 @@ from cdga_sdk.preprocess import UInt8Array, resize_image, resize_label
 from cdga_sdk.result import SegResult
 from cdga_sdk.smoothing import Smoother
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource
+from cdga_sdk.video.output import output_places
 from cdga_sdk.video.pipeline import VideoOptions, open_video, segment_video, segmented
 from cdga_sdk.video.run_folder import RunSummary, SaveWhat
 from cdga_sdk.video.stages import in_order
@@ -153,18 +154,32 @@ class Segmenter:
             return self.segment(read_image_bgr(Path(image)), source=str(image))
         if isinstance(image, np.ndarray):
             return self.segment(_bgr(image, color))
+        if not isinstance(image, (Sequence, Iterator)):
+            raise UsageError(
+                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these",
+                fix="of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'",
+            )
         return list(in_order(partial(self, color=color), image, at_once=self.frames_at_once))
 
     def segment(
         self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
     ) -> SegResult:
-        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result."""
+        """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
 
     def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
-        """The first part of `segment`: all that may be done to several frames of a stream at once."""
+        """The first part of `segment`: all that may be done to several frames of a stream at once.
+
+        Raises:
+            UsageError: An array of another shape or type.
+        """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
+        _refuse_other_arrays(image_bgr)
         clock = [time.perf_counter()]
         seen_bgr = resize_image(image_bgr, self.imgsz)
         seen_rgb = np.asarray(cv2.cvtColor(seen_bgr, cv2.COLOR_BGR2RGB), np.uint8)
@@ -269,6 +284,7 @@ class Segmenter:
         output: str | Path,
         *,
         save: Sequence[SaveWhat] = ("video", "json"),
+        exist_ok: bool = False,
         options: VideoOptions | None = None,
         on_frame: Callable[[SegResult], None] | None = None,
     ) -> RunSummary:
@@ -281,9 +297,11 @@ class Segmenter:
             source: A video file, an address such as ``rtsp://...``, a camera such as ``/dev/video0``, or an open
                 `LiveSource`.
             output: Folder for the outputs, made if missing; or NAME.mp4 for the overlay, and then the folder NAME
-                beside it takes the rest.
+                beside it takes the rest, if there is any.
             save: What to write: any of ``video``, ``masks``, ``labels`` (all masks in one ``labels.nut``, see
                 `cdga_sdk.read_labels`), ``conf``, ``json``.
+            exist_ok: Write over what an earlier run, a stopped one too, has left at ``output``; what this run does not
+                write stays.
             options: Opacity, stride, range, smoothing, encoder quality, and how a live source is read.
             on_frame: Called with each result before it is written. What it changes in ``image_bgr``, such as faces that
                 it blurs, is seen in the overlay, which is drawn on that then. Without it the overlay is drawn on the
@@ -291,17 +309,18 @@ class Segmenter:
 
         Raises:
             InputError: The source cannot be opened or decoded; no folder is made then.
-            UsageError: The output cannot be written, or ``options.smooth`` with a runtime that cannot; nothing is made.
+            UsageError: An unknown word in ``save``, or none; the output cannot be written, holds an earlier run, is
+                named as another kind of file is, is NAME.mp4 with no video to save, or another run, of any process,
+                writes there; or ``options.smooth`` with a runtime that cannot. Nothing is made.
             ResourceError: The disk is full; what was made is kept under a ``.partial`` name.
         """
-        folder, video_path = Path(output), None
-        if folder.suffix.lower() == ".mp4":
-            folder, video_path = folder.with_suffix(""), folder
+        folder, video_path = output_places(Path(output), save)
         return segment_video(
             self,
             source,
             folder,
             save=save,
+            exist_ok=exist_ok,
             options=options or VideoOptions(),
             video_path=video_path,
             on_frame=on_frame,
@@ -331,6 +350,10 @@ class Segmenter:
 def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UInt8Array | None:
     if classes is None:
         return None
+    if isinstance(classes, (str, int)):
+        raise UsageError(
+            f"classes is {classes!r}, wanted a list of names or train ids", fix=f"write classes=[{classes!r}]"
+        )
     table = np.full(256, IGNORE, np.uint8)
     for label in classes:
         train_id = train_id_of(label, names)
@@ -338,9 +361,15 @@ def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UI
     return table
 
 
-def _bgr(image: UInt8Array, color: str) -> UInt8Array:
+def _refuse_other_arrays(image: UInt8Array) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
+
+
+def _bgr(image: UInt8Array, color: str) -> UInt8Array:
     if color not in {"bgr", "rgb"}:
         raise UsageError(f"unknown colour order '{color}'", fix="use 'bgr' or 'rgb'")
-    return image if color == "bgr" else np.ascontiguousarray(image[:, :, ::-1])
+    if color == "bgr":
+        return image
+    _refuse_other_arrays(image)
+    return np.ascontiguousarray(image[:, :, ::-1])

@@ -24,4 +24,6 @@ def main(video: str, bundle: str, *overrides: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python examples/adapt_to_clip.py VIDEO BUNDLE [KEY=VALUE ...]")
     main(*sys.argv[1:])

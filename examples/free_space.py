@@ -20,4 +20,6 @@ def main(video: str, model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/free_space.py VIDEO BUNDLE")
+    main(sys.argv[1], sys.argv[2])

@@ -43,7 +43,18 @@ HEAVY_HOMES = {
     "cv2": {"cdga_sdk/opencv.py", "export/cdga_export/run_onnx.py"},
     "av": {
         f"cdga_sdk/video/{name}.py"
-        for name in ("connection", "label_stream", "live", "partial", "sink", "source", "upright", "yuv_overlay")
+        for name in (
+            "connection",
+            "container",
+            "decoder",
+            "label_stream",
+            "live",
+            "partial",
+            "sink",
+            "source",
+            "upright",
+            "yuv_overlay",
+        )
     },
     "onnx": {
         "export/cdga_export/halved.py",
@@ -178,7 +189,9 @@ def test_public_names_resolve() -> None:
     import cdga_sdk
 
     for name in cdga_sdk.__all__:
-        assert getattr(cdga_sdk, name)
+        made = getattr(cdga_sdk, name)
+        assert name == "__version__" or made.__module__ == cdga_sdk._HOMES[name]
+    assert {"LiveSource", "RunSummary", "Segmenter", "VideoOptions"} <= set(cdga_sdk.__all__)
     assert dir(cdga_sdk) == sorted(cdga_sdk.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         cdga_sdk.nothing  # noqa: B018

@@ -45,6 +45,14 @@ def test_free_space(ride: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     assert len(re.findall(r"road +\d+\.\d%", done.stdout)) == 8
 
 
+@pytest.mark.parametrize("example", ["free_space", "adapt_to_clip"])
+def test_an_example_without_its_arguments(example: str, tmp_path: Path) -> None:
+    done = python(ROOT / f"examples/{example}.py", "--help", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"usage: python examples/{example}.py VIDEO BUNDLE")
+    assert done.stderr.count("\n") == 1
+
+
 def test_adapt_to_clip(ride: Path, tmp_path: Path) -> None:
     small = ["iters=12", "imgsz=64,128", "batch=2", "num_groups=2", "align_resolution=input"]
     done = python(ROOT / "examples/adapt_to_clip.py", ride, "adapted.cdga", *small, cwd=tmp_path)

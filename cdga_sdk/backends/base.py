@@ -6,16 +6,19 @@ Shape legend: N frames, H and W the network's input size.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from cdga_sdk.errors import ModelError
+from cdga_sdk.errors import CdgaError, ModelError, ResourceError, UsageError, one_line
 from cdga_sdk.prediction import Prediction
 from cdga_sdk.preprocess import UInt8Array
 
-__all__ = ["Backend", "OnIncompatible", "refuse_foreign_graph"]
+__all__ = ["Backend", "OnIncompatible", "error_of_runtime", "error_when_closed", "refuse_foreign_graph"]
 
 OnIncompatible = Literal["rebuild", "fallback", "error"]
 """What to do where no kept engine fits; see `cdga_sdk.backends.engine_cache.EngineCache.obtain`."""
+
+# As ONNX Runtime, CUDA and its libraries, OpenVINO and C++ itself say it; none of them has a type for it.
+_OUT_OF_MEMORY: Final = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 
 
 class Backend(Protocol):
@@ -35,12 +38,37 @@ class Backend(Protocol):
         """Segment (N, H, W, 3) uint8 RGB frames of the network's size.
 
         What it returns is the caller's to keep: no later call writes into it.
+
+        Raises:
+            ResourceError: Memory ran out, of the device or of this computer.
+            ModelError: The runtime cannot run the graph.
+            UsageError: It is closed.
         """
         ...
 
     def close(self) -> None:
-        """Free what the runtime holds. Closing twice is harmless."""
+        """Free what the runtime holds, once no call is under way. Closing twice is harmless."""
         ...
+
+
+def error_of_runtime(error: Exception, runtime: str, what: str) -> CdgaError:
+    """What a runtime raised, as an error of ours: ResourceError where memory ran out, else ModelError.
+
+    Args:
+        error: As it came.
+        runtime: For people.
+        what: It does not do: "refuses the graph".
+    """
+    said = one_line(error) or type(error).__name__
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
+        fix = "free some memory, or use a model that sees smaller frames"
+        return ResourceError(f"{runtime} ran out of memory ({said[-200:]})", fix=fix)
+    return ModelError(f"{runtime} {what} ({said[:200]})")
+
+
+def error_when_closed() -> UsageError:
+    """Of a call after `Backend.close`."""
+    return UsageError("this runtime is closed", fix="open a new one")
 
 
 def refuse_foreign_graph(inputs: Iterable[str], outputs: Iterable[str]) -> None:

@@ -184,18 +184,20 @@ def _onnxruntime_cuda(wanted: _Wanted) -> Backend | str:
     must = wanted.device == "cuda"
     try:
         from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend, what_cuda_lacks
+
+        lacking = "" if must else what_cuda_lacks()
     except Exception as error:  # a broken installation raises anything
         if must or wanted.backend == "onnxruntime":
             raise
         return _not_loaded(error)
-    if not must and (lacking := what_cuda_lacks()):
+    if lacking:
         return lacking
     try:
         return OnnxRuntimeBackend(wanted.model_bytes, device="cuda", threads=wanted.threads, precision=wanted.precision)
     except ResourceError as error:  # a driver, but not the CUDA libraries that this runtime wants
         if must:
             raise
-        return f"CUDA cannot be used: {error.fix}"
+        return str(error)
 
 
 def _openvino(wanted: _Wanted) -> Backend | str:

@@ -22,7 +22,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cdga_sdk.atomic import error_from_os, write_bytes
 from cdga_sdk.backends.base import OnIncompatible
 from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError
+from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.progress import tell_on_stderr
 from cdga_sdk.user_cache import user_cache
 
@@ -170,7 +170,7 @@ def write_engine(path: Path, key: EngineKey, build: Callable[[], bytes]) -> Veri
     try:
         write_bytes(path, data)
         write_bytes(sidecar_path(path), (sidecar.model_dump_json(indent=1) + "\n").encode())
-    except CdgaError:
+    except BaseException:  # Ctrl-C too
         path.unlink(missing_ok=True)
         raise
     return VerifiedEngine(data=data, sidecar=sidecar)
@@ -193,11 +193,6 @@ class EngineCache:
             raise error_from_os(error, folder) from error
         _refuse_public(folder, found)
 
-    def load(self, key: EngineKey) -> VerifiedEngine | None:
-        """The engine of exactly this key, or None."""
-        found = self._look_up(key)
-        return found if isinstance(found, VerifiedEngine) else None
-
     def find(self, key: EngineKey) -> VerifiedEngine | str:
         """The engine of exactly this key, or why there is none."""
         found = self._look_up(key)
@@ -205,7 +200,10 @@ class EngineCache:
 
     def sidecars(self) -> list[Sidecar]:
         """Those of all entries, the newest first; unreadable ones are passed over."""
-        dated = [(p.lstat().st_mtime_ns, p) for p in self.folder.glob("*.engine.json")]
+        dated = []
+        for path in self.folder.glob("*.engine.json"):
+            with suppress(FileNotFoundError):  # another process evicts meanwhile
+                dated.append((path.lstat().st_mtime_ns, path))
         parsed = [_parse_sidecar(_read_own(path) or b"") for _, path in sorted(dated, reverse=True)]
         return [sidecar for sidecar in parsed if sidecar is not None]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from cdga_sdk.backends.base import refuse_foreign_graph
+from cdga_sdk.backends.base import error_of_runtime, error_when_closed, refuse_foreign_graph
 from cdga_sdk.errors import MissingExtraError, ModelError, ResourceError, one_line
 from cdga_sdk.machine import NO_DRIVER, cuda_driver, usable_cpus
 from cdga_sdk.prediction import Known
@@ -17,7 +21,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime", "export") from error
 
-__all__ = ["OnnxRuntimeBackend", "cuda_driver_present", "what_cuda_lacks"]
+__all__ = ["OnnxRuntimeBackend", "what_cuda_lacks"]
+
+_WARNING: Final = 2  # the runtime's default
+_FATAL: Final = 4
 
 
 def what_cuda_lacks() -> str:
@@ -27,9 +34,26 @@ def what_cuda_lacks() -> str:
     return "" if cuda_driver() else NO_DRIVER
 
 
-def cuda_driver_present() -> bool:
-    """Whether the NVIDIA driver library can be loaded and ONNX Runtime was built with CUDA."""
-    return not what_cuda_lacks()
+def _why_without_cuda() -> str:
+    """Why a session came up without CUDA, where the driver or the loader of libraries tells."""
+    if lacking := what_cuda_lacks():
+        return lacking
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).with_name("capi") / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        reason = one_line(error)
+        return reason if "cannot open shared object file" in reason else ""
+    return ""
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Within, the runtime prints nothing of its own; what it raises is told by us."""
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)  # what it was cannot be asked
 
 
 class OnnxRuntimeBackend:
@@ -40,7 +64,7 @@ class OnnxRuntimeBackend:
     outputs at fixed places there, and one call at a time. docs/decisions/0020-gpu-launches.md
 
     Raises:
-        ResourceError: CUDA was asked for and the session came up without it.
+        ResourceError: CUDA was asked for and the session came up without it, or memory ran out.
         ModelError: The graph cannot be loaded.
     """
 
@@ -53,47 +77,65 @@ class OnnxRuntimeBackend:
         settings = {"use_tf32": "0"} if device == "cuda" else {}
         try:
             # From bytes: exactly what was hashed is what is loaded; a graph that names other files was refused before.
-            self._session = onnxruntime.InferenceSession(
-                model_bytes, options, providers=[(provider, settings)], enable_fallback=0
-            )
+            with _without_log() if device == "cuda" else nullcontext():  # it prints all that it lacks for CUDA
+                session = onnxruntime.InferenceSession(
+                    model_bytes, options, providers=[(provider, settings)], enable_fallback=0
+                )
         except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
-            raise ModelError(f"ONNX Runtime refuses the graph ({one_line(error)[:200]})") from error
-        if provider not in self._session.get_providers():  # a missing GPU does not raise, it falls back silently
+            raise error_of_runtime(error, "ONNX Runtime", "refuses the graph") from error
+        if provider not in session.get_providers():  # a missing GPU does not raise, it falls back silently
+            why = _why_without_cuda()
             raise ResourceError(
-                "CUDA was asked for, but ONNX Runtime could not use it",
+                "ONNX Runtime could not use CUDA" + (f" ({why})" if why else ""),
                 fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
             )
-        session = self._session
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         types = {tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())}
         if types != {"tensor(uint8)"}:
             raise ModelError(f"the graph's tensors are {one_line(sorted(types))}, wanted uint8", fix="export it again")
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = 4  # what fails is raised, and told once
         self._idle: list[Any] = []  # append and pop are atomic
+        self._session: Any = session
         self.name = f"onnxruntime {device} {precision}"
         self.frames_at_once = 1
         self.gives_logits = False
 
     def infer(self, frames_NHWC: UInt8Array) -> Known:
         """Segment frames; see `Backend.infer`."""
+        idle, session = self._idle, self._session  # in this order; see `close`
+        if session is None:
+            raise error_when_closed()
         frames_NHWC = np.ascontiguousarray(frames_NHWC)  # so its memory is bound, and no copy that the runtime owns
         mask_NHW, conf_NHW = (np.empty(frames_NHWC.shape[:3], np.uint8) for _ in range(2))
         # Never shared between threads: one would have the other's frame.
         try:
-            binding = self._idle.pop()
+            binding = idle.pop()
         except IndexError:
-            binding = self._session.io_binding()
+            binding = session.io_binding()
+        try:
+            self._run(session, binding, frames_NHWC, mask_NHW, conf_NHW)
+        except Exception as error:  # see `__init__`
+            raise error_of_runtime(error, self.name, "cannot run the graph") from error
+        idle.append(binding)
+        return Known(mask_NHW, conf_NHW)
+
+    def _run(
+        self, session: Any, binding: Any, frames_NHWC: UInt8Array, mask_NHW: UInt8Array, conf_NHW: UInt8Array
+    ) -> None:
         value_of = onnxruntime.OrtValue.ortvalue_from_numpy  # on the CPU the array's own memory
         values = {"frame": value_of(frames_NHWC), "mask": value_of(mask_NHW), "conf": value_of(conf_NHW)}
         binding.bind_ortvalue_input("frame", values["frame"])
         for name in ("mask", "conf"):
             binding.bind_ortvalue_output(name, values[name])
         binding.synchronize_inputs()  # of CUDA: binding was the copy to the GPU
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, self._run_options)
         binding.synchronize_outputs()
         binding.clear_binding_inputs()  # else it keeps the caller's arrays
         binding.clear_binding_outputs()
-        self._idle.append(binding)
-        return Known(mask_NHW, conf_NHW)
 
     def close(self) -> None:
-        """Nothing to do: the session goes with this object."""
+        """Free the session, once no call is under way; closing twice is harmless."""
+        # A call has these in hand, and its binding goes with its list.
+        self._session = None
+        self._idle = []

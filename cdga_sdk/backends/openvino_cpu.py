@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from cdga_sdk.backends.base import refuse_foreign_graph
-from cdga_sdk.errors import MissingExtraError, ModelError, one_line
+from cdga_sdk.backends.base import error_of_runtime, error_when_closed, refuse_foreign_graph
+from cdga_sdk.errors import MissingExtraError
 from cdga_sdk.prediction import FromLogits, Known, Prediction
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.tail import labels
@@ -59,6 +59,7 @@ class OpenVinoBackend:
 
     Raises:
         ModelError: The graph cannot be loaded.
+        ResourceError: Memory ran out.
     """
 
     _hint: ClassVar[str] = "f32"
@@ -85,23 +86,31 @@ class OpenVinoBackend:
             self.gives_logits = logits is not None
             if logits is not None:
                 model = openvino.Model([logits], model.get_parameters())
-            self._compiled = core.compile_model(model, "CPU", properties)
-        except RuntimeError as error:
-            raise ModelError(f"OpenVINO refuses the graph ({one_line(error)[:200]})") from error
+            self._compiled: Any = core.compile_model(model, "CPU", properties)
+        except (RuntimeError, MemoryError) as error:
+            raise error_of_runtime(error, "OpenVINO", "refuses the graph") from error
         self.frames_at_once = int(self._compiled.get_property("NUM_STREAMS"))
         self._idle: list[Any] = []  # append and pop are atomic
         self.name = f"openvino cpu {precision}"
 
     def infer(self, frames_NHWC: UInt8Array) -> Prediction:
         """Segment frames; see `Backend.infer`."""
+        idle, compiled = self._idle, self._compiled  # in this order; see `close`
+        if compiled is None:
+            raise error_when_closed()
         # Never shared between threads: a request answers wrongly when two meet in it.
         try:
-            request = self._idle.pop()
+            request = idle.pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
-        request.infer({"frame": frames_NHWC})
-        copies = [np.array(request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
-        self._idle.append(request)
+            request = compiled.create_infer_request()
+        try:
+            # Not `infer`: with one thread that swallows what goes wrong, and leaves the frame before as the answer.
+            request.start_async({"frame": frames_NHWC})
+            request.wait()
+        except (RuntimeError, MemoryError) as error:
+            raise error_of_runtime(error, self.name, "cannot run the graph") from error
+        copies = [np.array(request.get_output_tensor(index).data) for index in range(len(compiled.outputs))]
+        idle.append(request)
         if self.gives_logits:
             (logits_NChw,) = copies
             size_hw = frames_NHWC.shape[1:3]
@@ -109,7 +118,10 @@ class OpenVinoBackend:
         return Known(*copies)
 
     def close(self) -> None:
-        """Nothing to do: the compiled model goes with this object."""
+        """Free the compiled model, once no call is under way; closing twice is harmless."""
+        # A call has these in hand, and its request goes with its list.
+        self._compiled = None
+        self._idle = []
 
 
 def _before_tail(model: Any) -> Any:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from cdga_sdk.backends.base import error_when_closed
 from cdga_sdk.backends.cuda_device import CaptureLostError, Graph, PinnedBuffer, Stream
-from cdga_sdk.errors import ModelError, ResourceError, UsageError
+from cdga_sdk.errors import ModelError, ResourceError
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = ["Limits", "Slot", "Slots"]
@@ -245,7 +246,7 @@ class Slots:
             with self._changed:
                 self._changed.wait_for(lambda: self._free or self._is_closed)
                 if self._is_closed:
-                    raise UsageError("this runtime is closed", fix="open a new one")
+                    raise error_when_closed()
                 slot = self._free[-1]  # given back last, so its batch is set and its graph is made
                 del self._free[-1]  # in two steps: an interruption between them must not lose it
             yield slot

@@ -12,8 +12,8 @@ from av.codec.context import ThreadType
 
 from cdga_sdk.errors import InputError
 from cdga_sdk.video.address import LiveAddress
+from cdga_sdk.video.container import MAX_PIXELS, video_stream
 from cdga_sdk.video.live_clock import TIME_BASE
-from cdga_sdk.video.source import MAX_PIXELS, video_stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -23,8 +23,8 @@ from av.codec.context import ThreadType
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.preprocess import UInt8Array, resize_label
+from cdga_sdk.video.container import MAX_PIXELS, NUT, sniff
 from cdga_sdk.video.partial import PartialVideo
-from cdga_sdk.video.source import MAX_PIXELS, NUT, sniff
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer

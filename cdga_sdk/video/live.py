@@ -128,7 +128,7 @@ class LiveSource:
         max_frames: Yield at most this many frames.
 
     Raises:
-        UsageError: An option is out of range, ``source`` is none, or it is iterated twice.
+        UsageError: An option is out of range, ``source`` is none, or it is entered or iterated twice.
         InputError: On enter, when it cannot be opened or gives no picture.
 
     Attributes:
@@ -143,12 +143,17 @@ class LiveSource:
         average_rate: Frames per second that the first connection announced (25 where it was silent).
         time_base: Seconds of one tick of ``pts``, which is 0 at the first frame that was decoded.
         codec: Name of the decoder.
+        sample_aspect_ratio: Width by height of a pixel as it is shown, upright; 1 where nothing is said of it.
         overlay_tags: Colours to write an overlay in; see `VideoSource`.
         num_frames_hint: None: nobody knows.
+        num_frames_expected: The same.
+        skipped_frames: 0, as nobody knows.
     """
 
     time_base: Final = TIME_BASE
     num_frames_hint: Final = None
+    num_frames_expected: Final = None
+    skipped_frames: Final = 0
 
     def __init__(
         self,
@@ -176,6 +181,7 @@ class LiveSource:
         self.average_rate: Fraction
         self.codec: str
         self._clock: LiveClock
+        self.sample_aspect_ratio: Fraction
         self.overlay_tags: ColorTags
         self._first_hw: tuple[int, int]
         self._last_hw: tuple[int, int]
@@ -189,6 +195,8 @@ class LiveSource:
         self._is_iterated = False
 
     def __enter__(self) -> Self:
+        if self.is_stopped or self._thread.ident is not None:
+            raise UsageError("a live source can be opened once", where=self.address.place, fix="make a new one")
         deadline_s = time.monotonic() + 2 * _OPEN_S
         self._thread.start()
         try:
@@ -207,6 +215,11 @@ class LiveSource:
     ) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """It was entered, and a first frame came."""
+        return self._is_open.is_set()
+
     def stop(self) -> None:
         """End the iteration at its next step. May be called from any thread and from a signal handler."""
         self.is_stopped = True
@@ -215,13 +228,19 @@ class LiveSource:
         """Hang up; a reader that does not come back in `STOP_S` is left behind. May be called twice."""
         self.is_stopped = True
         self._waiting.end()
-        self._thread.join(STOP_S)
+        if self._thread.ident is not None:  # None before the thread has begun
+            self._thread.join(STOP_S)
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height of the first frame, upright."""
         height, width = self._first_hw
         return width, height
+
+    @property
+    def repaired_pts(self) -> int:
+        """Frames within a connection whose presentation time had to be changed so far."""
+        return self._clock.repaired
 
     @property
     def dropped_frames(self) -> int:
@@ -350,6 +369,7 @@ class LiveSource:
         self.average_rate, self.codec = connection.rate, connection.stream.codec_context.name
         self._clock = LiveClock(float(1 / self.average_rate))
         self._first_hw = self._last_hw = upright.shape_hw(frame)
+        self.sample_aspect_ratio = upright.sample_aspect_ratio(connection.stream)
         picture = upright.picture(frame)
         self.overlay_tags = BT709 if picture is None else picture.tags
         self._waiting.keeps_newest = self._mode == "freshest" and not connection.has_end

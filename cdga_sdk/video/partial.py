@@ -1,13 +1,13 @@
 """Videos that grow as ``NAME.partial.EXT`` beside their final file, which exists only when it is whole.
 
-The growing file can be read up to its end, or nearly, even after a ``kill -9``. On success its packets are copied,
-without encoding again, to a file that takes the final name in one rename.
+The growing file can be read even after a ``kill -9``, as far as its container had been flushed: a label stream to its
+last frames or nearly, an overlay to its last keyframe, which is nothing at all of its first seconds. On success its
+packets are copied, without encoding again, to a file that takes the final name in one rename.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import av
 
+from cdga_sdk.atomic import RESOURCE_ERRNOS
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 from cdga_sdk.video.stages import BUSY_S
 
@@ -27,9 +28,33 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["PartialVideo"]
+__all__ = ["PartialVideo", "growing_path", "refuse_own_input"]
 
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM})
+
+def refuse_own_input(source: Path, final: Path) -> None:
+    """Make sure that writing ``final``, whose suffix names its container, leaves ``source`` as it is.
+
+    Raises:
+        UsageError: ``source`` is that file, or one of those beside it that are replaced at once.
+    """
+    for place in (final, *_places_beside(final, _container_of(final))):
+        if place.exists() and source.exists() and place.samefile(source):
+            raise UsageError("would write over its own input", where=source, fix="choose another output")
+
+
+def growing_path(final: Path) -> Path:
+    """Where a video grows that is to be ``final``, whose suffix names its container."""
+    return _places_beside(final, _container_of(final))[0]
+
+
+def _container_of(final: Path) -> str:
+    return final.suffix.lower().removeprefix(".")
+
+
+def _places_beside(final: Path, container: str) -> tuple[Path, Path]:
+    """Where a video grows, and where it is made whole."""
+    growing = final.with_name(f"{final.stem}.partial.{container}")
+    return growing, growing.with_name(f"{final.stem}.partial.whole.{container}")
 
 
 class PartialVideo(ABC):
@@ -39,7 +64,8 @@ class PartialVideo(ABC):
     (`_copy_to`), and writes each frame inside `_writing`.
 
     Args:
-        path: the final file. Replaced on success only. A partial file of an earlier run is replaced at once.
+        path: the final file. Replaced on success only. A partial file of an earlier run is replaced at once; that it
+            is not the input is for the caller to check, by `refuse_own_input`.
         what: is written, in errors: "the video".
         container: FFmpeg's name of the container; also the extension of the growing file.
         options: of the growing file's container.
@@ -52,12 +78,11 @@ class PartialVideo(ABC):
 
     def __init__(self, path: Path, *, what: str, container: str, options: dict[str, str], time_base: Fraction) -> None:
         self._final = path
-        self._partial = path.with_name(f"{path.stem}.partial.{container}")
-        self._whole = path.with_name(f"{path.stem}.partial.whole.{container}")
+        self._partial, self._whole = _places_beside(path, container)
         self.path = self._partial
         self.frames_written = 0
         self._what, self._format, self._options, self._time_base = what, container, options, time_base
-        self._first_pts = self._last_pts = 0
+        self._last_pts = 0
         self._container: OutputContainer | None = None
         self._in_use = threading.Lock()
 
@@ -96,7 +121,6 @@ class PartialVideo(ABC):
             raise UsageError(f"pts {pts} is not later than {self._last_pts}", where=self._partial)
         with self._in_use, self._named_errors(self._partial):
             yield
-        self._first_pts = self._first_pts if self.frames_written else pts
         self._last_pts = pts
         self.frames_written += 1
 
@@ -157,7 +181,7 @@ class PartialVideo(ABC):
             reason = error.strerror or str(error)
             rest = f"; what was written is kept in {kept.name}" if kept is not None else ""
             message = f"{self._what} cannot be written ({reason}){rest}"
-            if error.errno in _DISK_FULL:
+            if error.errno in RESOURCE_ERRNOS:
                 raise ResourceError(message, where=path, fix="free space on that disk") from error
             raise UsageError(message, where=path, fix="name a folder that can be written to") from error
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -19,11 +20,24 @@ from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.result import SegResult
 from cdga_sdk.smoothing import Smoother, check_share
 from cdga_sdk.video.address import LiveAddress, live_address
+from cdga_sdk.video.gaps import is_large
 from cdga_sdk.video.label_stream import LabelSink
 from cdga_sdk.video.live import RECONNECT_S, LiveMode, LiveSource, check_live
-from cdga_sdk.video.run_folder import FrameSegmenter, RunFolder, RunSummary, SaveWhat, refuse_labels_of_images
-from cdga_sdk.video.sink import VideoSink
-from cdga_sdk.video.source import Frame, VideoSource
+from cdga_sdk.video.output import make_folder_of
+from cdga_sdk.video.partial import refuse_own_input
+from cdga_sdk.video.run_folder import (
+    FrameSegmenter,
+    RunFolder,
+    RunPlan,
+    RunSummary,
+    SaveWhat,
+    SourceCounts,
+    check_save,
+    is_overlay_alone,
+    refuse_labels_of_images,
+)
+from cdga_sdk.video.sink import VideoSink, check_encoding
+from cdga_sdk.video.source import Frame, VideoSource, check_range
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 from cdga_sdk.video.yuv_overlay import Picture
 
@@ -80,6 +94,8 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"alpha is {self.alpha}, wanted 0 to 1")
+        check_range(self.vid_stride, self.start_s, self.end_s, self.max_frames)
+        check_encoding(self.crf, self.preset)
         check_live(self.live, self.reconnect_s)
         check_share(self.smooth)
 
@@ -91,17 +107,19 @@ def of_quality(options: VideoOptions, quality: Quality) -> VideoOptions:
 
 
 def open_video(
-    source: str | Path | LiveSource, options: VideoOptions
+    source: str | Path | VideoSource | LiveSource, options: VideoOptions
 ) -> AbstractContextManager[VideoSource | LiveSource]:
     """What reads ``source``, a video file, an address or a camera; it opens on entering.
 
-    A live source that is open already is read as it is, and stays open.
+    What is open already is read as it is, and stays open.
 
     Raises:
-        UsageError: An option is out of range.
+        UsageError: An option is out of range, or a source that was given is not open.
         InputError: An address of a kind that is not read; on entering, a source that cannot be opened.
     """
-    if isinstance(source, LiveSource):
+    if isinstance(source, VideoSource | LiveSource):
+        if not source.is_open:
+            raise UsageError("the source is not open", where=_place(source), fix="open it first: with source: ...")
         return nullcontext(source)
     address = live_address(source)
     if address is None:
@@ -178,35 +196,60 @@ def segmented(
 
 def segment_video(
     segmenter: FrameSegmenter,
-    source: str | Path | LiveSource,
+    source: str | Path | VideoSource | LiveSource,
     folder: Path,
     *,
     save: Sequence[SaveWhat],
     options: VideoOptions,
+    exist_ok: bool = True,
     video_path: Path | None = None,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
     may_paint: bool = True,
 ) -> RunSummary:
     """Segment a video or a live source into ``folder``; see `Segmenter.process_video`.
 
+    A source that is open already has to be open with the same ``options``. For ``is_new_folder`` see `RunPlan`.
+
     Where ``on_frame`` is given and ``may_paint``, the overlay is drawn on ``image_bgr``, so that it shows what the
     callback changed there. A callback that changes nothing says so by ``may_paint=False``: drawing on the decoded
     picture, where that can be, is faster.
     """
-    video_path = video_path or folder / "overlay.mp4"
-    if not isinstance(source, LiveSource):
-        _refuse_own_input(Path(source), video_path)
+    save = check_save(save)
+    owns_folder = video_path is None or not is_overlay_alone(save)
+    video_path, labels_path = video_path or folder / "overlay.mp4", folder / "labels.nut"
+    _refuse_own_input(source, [p for what, p in (("video", video_path), ("labels", labels_path)) if what in save])
     smoother = segmenter.smoother(options.smooth)  # refused before anything is made
-    with open_video(source, options) as frames, RunFolder(folder, save, segmenter, _place(frames)) as outputs:
-        place = _place(frames)
-        outputs.live = frames if isinstance(frames, LiveSource) else None
-        outputs.frames_at_once = 1 if outputs.live else segmenter.frames_at_once
-        outputs.smooth = options.smooth
-        outputs.expected_frames = frames.num_frames_hint if options == _whole_video(options) else None
+    if not owns_folder:
+        folder = video_path.parent
+
+    def expected_of(frames: VideoSource | LiveSource) -> int | None:
+        return frames.num_frames_expected if options == _whole_video(options) else None
+
+    def plan(frames: VideoSource | LiveSource) -> RunPlan:
+        if "video" in save and video_path.parent != folder:  # not before the source is open: a bad one leaves nothing
+            make_folder_of(video_path)
+        return RunPlan(
+            folder=folder,
+            owns_folder=owns_folder,
+            video_path=video_path if "video" in save else None,
+            exist_ok=exist_ok,
+            is_new_folder=is_new_folder,
+            save=save,
+            source=_place(frames),
+            expected_frames=expected_of(frames),
+            frames_at_once=1 if isinstance(frames, LiveSource) else segmenter.frames_at_once,
+            smooth=options.smooth,
+        )
+
+    with (
+        open_video(source, options) as frames,
+        RunFolder(plan(frames), segmenter, partial(_counts_of, frames, expected_of(frames))) as outputs,
+    ):
         if "video" in save:
             outputs.attach(_overlay_sink(frames, video_path, options))
         if "labels" in save:
-            outputs.attach_labels(_label_sink(frames, folder / "labels.nut", options))
+            outputs.attach_labels(_label_sink(frames, labels_path, options))
         is_painted = on_frame is not None and may_paint
 
         def write(made: Made) -> None:
@@ -214,16 +257,22 @@ def segment_video(
             name = f"{_stem(frames)}_{made.result.frame:06d}"
             outputs.write(made.result, name, made.decode_ms, options.alpha, pts=made.pts, picture=picture)
 
-        at_once = outputs.frames_at_once
+        place, at_once = outputs.plan.source, outputs.plan.frames_at_once
         with _timed(frames) as decoded, WriteBehind(write, abandon=outputs.abandon) as behind:
             for made in segmented(segmenter, decoded, place=place, at_once=at_once, smoother=smoother):
                 if on_frame:
                     on_frame(made.result)
                 behind.put(made)
-        outputs.lost = _losses_of(frames, outputs.frames, outputs.expected_frames)
         if not outputs.frames:
             raise _nothing_from(frames)
     return outputs.summary
+
+
+def _refuse_own_input(source: str | Path | VideoSource | LiveSource, outputs: Sequence[Path]) -> None:
+    if isinstance(source, LiveSource):
+        return
+    for output in outputs:
+        refuse_own_input(source.path if isinstance(source, VideoSource) else Path(source), output)
 
 
 def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> VideoSink:
@@ -235,12 +284,20 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
         crf=options.crf,
         preset=options.preset,
         tags=frames.overlay_tags,
+        sample_aspect_ratio=frames.sample_aspect_ratio,
     )
 
 
 def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> LabelSink:
+    width, height = frames.size_wh
+    if min(width, height) < 2:
+        raise InputError(
+            f"its frames are {width}x{height}; 'labels' wants 2x2 or more",
+            where=_place(frames),
+            fix="save masks instead",
+        )
     rate = frames.average_rate / options.vid_stride
-    return LabelSink(path, size_wh=frames.size_wh, rate=rate, time_base=frames.time_base)
+    return LabelSink(path, size_wh=(width, height), rate=rate, time_base=frames.time_base)
 
 
 def segment_images(
@@ -249,7 +306,9 @@ def segment_images(
     folder: Path,
     *,
     save: Sequence[SaveWhat],
+    exist_ok: bool = True,
     alpha: float = 0.5,
+    is_new_folder: bool = False,
     on_frame: OnFrame | None = None,
 ) -> RunSummary:
     """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
@@ -257,14 +316,22 @@ def segment_images(
     An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
 
     Raises:
-        UsageError: ``save`` holds "labels".
+        UsageError: ``save`` holds "labels" or an unknown word, or is empty.
         InputError: Not one image could be read.
     """
+    save = check_save(save)
     refuse_labels_of_images(save)
     first_error: InputError | None = None
-    with RunFolder(folder, save, segmenter, str(images[0] if len(images) == 1 else images[0].parent)) as outputs:
-        outputs.expected_frames = len(images)
-        outputs.frames_at_once = segmenter.frames_at_once
+    plan = RunPlan(
+        folder=folder,
+        exist_ok=exist_ok,
+        is_new_folder=is_new_folder,
+        save=save,
+        source=str(images[0] if len(images) == 1 else images[0].parent),
+        expected_frames=len(images),
+        frames_at_once=segmenter.frames_at_once,
+    )
+    with RunFolder(plan, segmenter) as outputs:
 
         def segmented(numbered: tuple[int, Path]) -> tuple[SegResult, float] | InputError:
             index, path = numbered
@@ -276,7 +343,7 @@ def segment_images(
             decode_ms = 1e3 * (time.perf_counter() - clock)
             return segmenter.segment(image_bgr, source=str(path), frame=index), decode_ms
 
-        made = in_order(segmented, enumerate(images), at_once=outputs.frames_at_once)
+        made = in_order(segmented, enumerate(images), at_once=plan.frames_at_once)
         for path, name, found in zip(images, _unique_stems(images), made, strict=True):
             if isinstance(found, InputError):
                 first_error = first_error or found
@@ -301,11 +368,6 @@ def _unique_stems(paths: Iterable[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _refuse_own_input(source: Path, output: Path) -> None:
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError("would write over its own input", where=source, fix="choose another output")
 
 
 def _whole_video(options: VideoOptions) -> VideoOptions:
@@ -333,10 +395,22 @@ def _stem(frames: VideoSource | LiveSource) -> str:
     return frames.address.name if isinstance(frames, LiveSource) else frames.path.stem
 
 
-def _losses_of(frames: VideoSource | LiveSource, read: int, announced: int | None) -> dict[str, int]:
+def _counts_of(frames: VideoSource | LiveSource, expected: int | None, written: int, is_whole: bool) -> SourceCounts:
+    live = frames if isinstance(frames, LiveSource) else None
+    return SourceCounts(
+        lost=_losses_of(frames, written, expected if is_whole else None, is_whole=is_whole),
+        mended={"repaired_pts": frames.repaired_pts, "size_changes": frames.size_changes},
+        dropped_frames=live.dropped_frames if live else 0,
+        reconnects=live.reconnects if live else 0,
+    )
+
+
+def _losses_of(frames: VideoSource | LiveSource, read: int, expected: int | None, *, is_whole: bool) -> dict[str, int]:
     damaged = {"corrupt_packets": frames.corrupt_packets, "corrupt_frames": frames.corrupt_frames}
     if isinstance(frames, LiveSource):
         return damaged | {"lost_source": int(frames.is_lost)}
-    # Containers miscount by a frame or two (edit lists); a shortage beyond that is a loss that no packet told of.
-    missing = max(0, (announced or 0) - read)
-    return damaged | {"missing_frames": missing if missing > max(2, 0.02 * (announced or 0)) else 0}
+    # Some of the expected frames cannot be shown: an encoder left them out, or they refer to what was cut away before
+    # them. A shortage beyond that is a loss that no packet told of.
+    missing = max(0, (expected or 0) - read)
+    counted = missing if is_large(missing, expected or 0) else 0
+    return damaged | {"missing_frames": max(counted, frames.skipped_frames if is_whole else 0)}

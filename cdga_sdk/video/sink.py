@@ -1,7 +1,8 @@
-"""Frames to H.264 in MP4: timing kept tick by tick, and the final name exists only when the file is whole.
+"""Frames to H.264 in MP4: times from the first on, tick by tick; the final name exists only when the file is whole.
 
 While frames come in, ``NAME.partial.mp4`` grows beside the final file (see `PartialVideo`) as a fragmented MP4, which
-plays up to its last keyframe even after a ``kill -9``. The whole file is a faststart MP4.
+plays up to its last keyframe even after a ``kill -9``; before its second keyframe it holds none. The whole file is a
+faststart MP4.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.errors import InputError, UsageError, counted
+from cdga_sdk.video.container import open_container, video_stream
 from cdga_sdk.video.partial import PartialVideo
-from cdga_sdk.video.source import open_container, video_stream
+from cdga_sdk.video.upright import SQUARE
 from cdga_sdk.video.yuv_overlay import BT709, ColorTags, Picture
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["VideoInfo", "VideoSink", "probe"]
+__all__ = ["VideoInfo", "VideoSink", "check_encoding", "probe"]
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
@@ -46,9 +48,12 @@ class VideoSink(PartialVideo):
     B-frames are off: decoding order is then showing order, so that an MP4 can hold every gap of a
     variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
 
+    The file's clock starts at 0 with the first frame, whatever its ``pts``: players show nothing for as long as an MP4
+    starts later.
+
     Args:
-        path: the final file; its name ends in ``.mp4``. Replaced on success only. That it is not the input
-            is for the caller to check. A ``.partial.mp4`` of an earlier run is replaced at once.
+        path: the final file; its name ends in ``.mp4``. Replaced on success only. A ``.partial.mp4`` of an
+            earlier run is replaced at once. That neither is the input is for the caller to check; see `PartialVideo`.
         size_wh: width and height of the frames. Odd sizes are padded by one repeated edge pixel.
         rate: nominal frames per second; only a hint where the frame rate varies.
         time_base: seconds of one tick of ``pts``.
@@ -57,6 +62,7 @@ class VideoSink(PartialVideo):
             five frames ahead, which the fastest do without in x264 itself.
         tags: colours of the file: those of the pictures that are to be written as they are. The range is limited or
             not said, the matrix BT.601's, BT.709's or not said, and nothing is of a reserved value.
+        sample_aspect_ratio: width by height of one pixel as it is shown.
 
     Raises:
         UsageError: a bad argument, or a folder that is missing or not writable.
@@ -80,14 +86,17 @@ class VideoSink(PartialVideo):
         crf: int = 20,
         preset: str = "ultrafast",
         tags: ColorTags = BT709,
+        sample_aspect_ratio: Fraction = SQUARE,
     ) -> None:
-        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags)
+        _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags, sample_aspect_ratio)
         options = _FRAGMENTED | _tick_options(time_base)
         super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
         self.size_wh = size_wh
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.tags = tags
+        self._sample_aspect_ratio = sample_aspect_ratio
         self.resized_frames = 0
+        self._first_pts = 0
         self._rate = rate
         self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
@@ -102,9 +111,15 @@ class VideoSink(PartialVideo):
         codec = stream.codec_context
         codec.time_base = self._time_base
         codec.gop_size = max(1, math.floor(_KEYFRAME_EVERY_S * self._rate))
+        codec.sample_aspect_ratio = self._sample_aspect_ratio
         codec.colorspace, codec.color_range = self.tags.matrix, self.tags.range
         codec.color_primaries, codec.color_trc = self.tags.primaries, self.tags.transfer
         return stream
+
+    @property
+    def start_s(self) -> float | None:
+        """Seconds of ``pts`` at which the file's clock starts; None before the first frame."""
+        return float(self._first_pts * self._time_base) if self.frames_written else None
 
     def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
         """Encode one frame.
@@ -154,7 +169,8 @@ class VideoSink(PartialVideo):
         return self._to_yuv.reformat(frame, format="yuv420p", dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
 
     def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
-        frame.pts, frame.time_base = pts, self._time_base
+        self._first_pts = self._first_pts if self.frames_written else pts
+        frame.pts, frame.time_base = pts - self._first_pts, self._time_base
         if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
             frame.pict_type = PictureType.I
             self._keyframe_pts = pts
@@ -171,27 +187,42 @@ class VideoSink(PartialVideo):
         return np.ascontiguousarray(image_bgr)
 
     def _copy_to(self, whole: Path) -> None:
-        copied = _remux(self._partial, whole, self._time_base, max(self._first_pts, 0))
+        copied = _remux(self._partial, whole, self._time_base)
         if copied != self.frames_written:  # FFmpeg tells of no failed write in the last fragment
             lost = self.frames_written - copied
-            raise OSError(errno.EIO, f"its last {lost} frames did not reach the disk")
+            raise OSError(errno.EIO, f"its last {counted(lost, 'frames')} did not reach the disk")
 
 
 def _check_arguments(
-    path: Path, size_wh: tuple[int, int], rate: Fraction, time_base: Fraction, crf: int, preset: str, tags: ColorTags
+    path: Path,
+    size_wh: tuple[int, int],
+    rate: Fraction,
+    time_base: Fraction,
+    crf: int,
+    preset: str,
+    tags: ColorTags,
+    sample_aspect_ratio: Fraction,
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
         (min(size_wh) < 1, f"size_wh is {size_wh}; both must be 1 or more"),
         (rate <= 0, f"rate is {rate}; it must be above 0"),
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
-        (not 0 <= crf <= 51, f"crf is {crf}; it must be 0 to 51"),
-        (preset not in PRESETS, f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}"),
         (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),
+        (sample_aspect_ratio <= 0, f"sample_aspect_ratio is {sample_aspect_ratio}; it must be above 0"),
     )
     for is_wrong, message in wrong:
         if is_wrong:
             raise UsageError(message, where=path)
+    check_encoding(crf, preset)
+
+
+def check_encoding(crf: int, preset: str) -> None:
+    """Raise a UsageError for an option of x264 that is out of range."""
+    if not 0 <= crf <= 51:
+        raise UsageError(f"crf is {crf}; it must be 0 to 51")
+    if preset not in PRESETS:
+        raise UsageError(f"preset is '{preset}'; it must be one of {', '.join(PRESETS)}")
 
 
 def _tick_options(time_base: Fraction) -> dict[str, str]:
@@ -200,8 +231,8 @@ def _tick_options(time_base: Fraction) -> dict[str, str]:
     return {"video_track_timescale": ticks_per_s, "movie_timescale": ticks_per_s}
 
 
-def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> int:
-    """Copy packets as they are, count them; only their common offset changes, so that the first is at ``first_pts``."""
+def _remux(source: Path, target: Path, time_base: Fraction) -> int:
+    """Copy packets as they are and count them; only their common offset changes, so that the first is at 0."""
     options = {"movflags": "faststart"} | _tick_options(time_base)
     copied = 0
     with (
@@ -212,12 +243,13 @@ def _remux(source: Path, target: Path, time_base: Fraction, first_pts: int) -> i
         copy = writer.add_stream_from_template(stream, opaque=True)
         shift: int | None = None
         for packet in reader.demux(stream):
-            if packet.pts is None or packet.dts is None:  # the empty packet at the end
+            # The last one is empty; one of which the disk took a part only is marked.
+            if packet.pts is None or packet.dts is None or packet.is_corrupt:
                 continue
             assert packet.time_base == Fraction(1, time_base.denominator)
-            shift = first_pts * time_base.numerator - packet.pts if shift is None else shift
-            packet.pts += shift
-            packet.dts += shift
+            shift = packet.pts if shift is None else shift
+            packet.pts -= shift
+            packet.dts -= shift
             packet.stream = copy
             writer.mux(packet)
             copied += 1

@@ -147,7 +147,7 @@ def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, at_once: in
             yield _made(begun.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        _, stuck = wait(begun, timeout=STOP_S)
+        _, stuck = wait([one for one in begun if not one.cancelled()], timeout=STOP_S)  # a cancelled one is never done
         if not stuck:
             pool.shutdown()  # its threads have nothing more to do
     if ended_by is not None:

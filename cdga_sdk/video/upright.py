@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
@@ -13,9 +14,13 @@ from cdga_sdk.video.yuv_overlay import Picture, picture_of
 if TYPE_CHECKING:
     from av.sidedata.sidedata import SideDataContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["Upright"]
+__all__ = ["SQUARE", "Upright"]
+
+SQUARE: Final = Fraction(1)
+"""Width by height of a pixel where nothing says otherwise."""
 
 
 class Upright:
@@ -32,16 +37,14 @@ class Upright:
         self._flip_x, self._flip_y = (c < 0, b < 0) if self._transposed else (a < 0, d < 0)
         self._converter = VideoReformatter()
 
-    @property
-    def clockwise_degrees(self) -> int:
-        """Turn that makes the stored frame upright: 0, 90, 180 or 270 (before a mirror along x, if any)."""
-        if self._transposed:
-            return 270 if self._flip_y else 90
-        return 180 if self._flip_y else 0
-
     def shape_hw(self, frame: VideoFrame) -> tuple[int, int]:
         """Size after the turn."""
         return (frame.width, frame.height) if self._transposed else (frame.height, frame.width)
+
+    def sample_aspect_ratio(self, stream: VideoStream) -> Fraction:
+        """Width by height of a pixel of ``stream`` after the turn; `SQUARE` where the stream says nothing."""
+        ratio = stream.sample_aspect_ratio or SQUARE
+        return 1 / ratio if self._transposed else ratio
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Convert to ``(H, W, 3)`` uint8 BGR with the frame's own matrix and range, then turn it."""

@@ -134,13 +134,12 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
 
 
 def parse_imgsz(text: str) -> tuple[int, int]:
-    """``"512,1024"`` as (height, width); one number is a square.
+    """``"512,1024"`` as (height, width), as training has it.
 
     Raises:
-        UsageError: Not one or two positive whole numbers; ``480x352`` too, which elsewhere means width first.
+        UsageError: Not two positive whole numbers; ``480x352`` too, which elsewhere means width first.
     """
     parts = text.split(",")
-    if not all(p.strip().isdecimal() and int(p) > 0 for p in parts) or len(parts) not in {1, 2}:
+    if not all(p.strip().isdecimal() and int(p) > 0 for p in parts) or len(parts) != 2:
         raise UsageError(f"imgsz is '{text}', wanted H,W", fix="e.g. --imgsz 512,1024")
-    sides = [int(p) for p in parts]
-    return sides[0], sides[-1]
+    return int(parts[0]), int(parts[1])

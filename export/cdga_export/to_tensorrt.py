@@ -22,6 +22,7 @@ from cdga_sdk.backends.tensorrt_build import (
     BuildFlags,
     build_plan,
     graph_precision,
+    import_product,
     key_ahead_of_time,
     key_for_this_gpu,
     parse_batch,
@@ -31,7 +32,15 @@ from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 from cdga_sdk.progress import tell_on_stderr
 
-__all__ = ["BuiltEngine", "EngineRequest", "build_engines", "engine_path", "engine_request", "run_engines"]
+__all__ = [
+    "BuiltEngine",
+    "EngineRequest",
+    "build_engines",
+    "engine_path",
+    "engine_request",
+    "require_libraries",
+    "run_engines",
+]
 
 USUAL_SMS: Final = ("86", "89", "120")
 """GeForce RTX 30, 40 and 50. SM75 is left out: TensorRT for RTX multiplies no float32 matrices there."""
@@ -112,6 +121,17 @@ def engine_request(
     return request
 
 
+def require_libraries(request: EngineRequest) -> None:
+    """Load what the engines are built with, before an export that takes long; a missing GPU is found after it.
+
+    Raises:
+        ResourceError: A library is not installed, or cannot be loaded.
+    """
+    for product, is_wanted in (("tensorrt", request.trt), ("tensorrt_rtx", bool(request.rtx_sms))):
+        if is_wanted:
+            import_product(product)
+
+
 def build_engines(
     bundle: Bundle, request: EngineRequest, *, precision: str | None = None, say: Callable[[str], None] = tell_on_stderr
 ) -> list[BuiltEngine]:
@@ -187,7 +207,7 @@ def _parse_sms(text: str | None) -> tuple[str, ...]:
         raise UsageError(f"sm is '{text}', wanted compute capabilities without the point", fix="e.g. --sm 89,120")
     try:
         known = supported_sms()
-    except ResourceError:  # not installed: said once the bundle is complete
+    except ResourceError:  # not installed, which `require_libraries` says
         return sms
     if unknown := [sm for sm in sms if sm not in known]:
         raise UsageError(

@@ -14,7 +14,7 @@ from benchmarks.peers import AGAIN, OURS, Case, Naive, Peer, Sample, TorchPostPr
 from cdga_sdk.opencv import cv2
 from cdga_sdk.preprocess import UInt8Array
 from cdga_sdk.video.sink import VideoSink, probe
-from cdga_train.checkpoint import find_checkpoint
+from cdga_train.run_layout import find_checkpoint
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_other_runtimes_refuse(bundle: Bundle, backend: str, device: str, said: 
 
 
 def test_a_bundle_without_it(tiny_bundle: Path) -> None:
-    with pytest.raises(UsageError, match="no precision 'bf16' in this bundle; use one of fp32, or export again"):
+    with pytest.raises(UsageError, match="no precision 'bf16' in this bundle; use one of fp32, or a bundle"):
         open_precision(Bundle.open(tiny_bundle), "bf16", backend="onnxruntime")
 
 

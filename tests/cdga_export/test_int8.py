@@ -82,6 +82,25 @@ def test_openvino_judges_too(done: Exported) -> None:
     assert min(seen.agreement.values()) == pytest.approx(found.worst_agreement, abs=1e-3)
 
 
+@pytest.mark.parametrize("breaks", ["import", "run"])
+def test_a_broken_openvino_ends_no_export(
+    judge: Judge, done: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    def infer(self: OpenVinoBackend, frame_NHWC: object) -> object:
+        raise RuntimeError("mixed\nversions")
+
+    if breaks == "import":
+        (tmp_path / "openvino.py").write_text('raise RuntimeError("mixed versions")')
+        monkeypatch.syspath_prepend(tmp_path)
+        for name in [n for n in sys.modules if n.split(".")[0] == "openvino" or n == OpenVinoBackend.__module__]:
+            monkeypatch.delitem(sys.modules, name)
+    else:
+        monkeypatch.setattr(OpenVinoBackend, "infer", infer)
+    found = judge.proven("int8", done.bundle.graph("int8")).report.openvino
+    assert isinstance(found, str)
+    assert found == "mixed versions"
+
+
 def test_what_is_not_in_8_bits_stays_float32(done: Exported) -> None:
     backend = OpenVinoBackend(done.bundle.graph("int8"), threads=1)
     operators = executed(backend)

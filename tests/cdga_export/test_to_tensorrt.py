@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,17 +68,36 @@ def test_engines_are_not_replaced_unasked(tiny_run: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("without_gpu")
-def test_without_gpu_or_library_the_bundle_is_complete(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_gpu_the_bundle_is_complete(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt")
     output = tmp_path / "model.cdga"
     assert run(["export", str(tiny_run), "-o", str(output), "--trt", "--batch", "1:4:8", "--quiet"]) == 6
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"error[E-RESOURCE]: {output}: the bundle is complete, an engine is not: ")
-    assert err.strip().endswith(("pip install 'cdga-sdk[trt]'", "nvidia-smi shows a GPU and its driver here"))
+    assert err.strip().endswith("nvidia-smi shows a GPU and its driver here")
     assert len(Bundle.open(output).golden_frames()) == 8
     assert [p.name for p in tmp_path.iterdir()] == ["model.cdga"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "library", "extra"), [("--trt", "tensorrt", "trt"), ("--trt-rtx", "tensorrt_rtx", "trt-rtx")]
+)
+def test_a_missing_library_is_told_before_the_export(
+    tiny_run: Path,
+    tmp_path: Path,
+    flag: str,
+    library: str,
+    extra: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # what an import of a missing library finds
+    assert run(["export", str(tiny_run), "-o", str(tmp_path / "model.cdga"), flag]) == 6
+    err = capsys.readouterr().err
+    assert err.startswith(f"error[E-RESOURCE]: '{library}' is needed here")
+    assert err.endswith(f"pip install 'cdga-sdk[{extra}]'\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("without_gpu")

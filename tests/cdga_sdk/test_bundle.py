@@ -192,6 +192,9 @@ def test_unreadable_file_of_a_bundle(own_bundle: Path) -> None:
 def test_other_schema_versions(own_bundle: Path, version: object) -> None:
     edit_manifest(own_bundle, schema_version=version)
     assert "this version reads 2" in str(refused(own_bundle))
+    assert refused(own_bundle).fix == (
+        "update cdga-sdk, which is older than this bundle" if version == 3 else "export it again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,8 +298,10 @@ def test_other_precisions_are_files_of_their_own(tmp_path: Path) -> None:
     assert (bundle.graph("fp32"), bundle.graph("fp16"), bundle.model_bytes) == (GRAPH, GRAPH * 2, GRAPH)
     assert (bundle.path / "model.fp16.onnx").read_bytes() == GRAPH * 2
     assert (bundle.path / "worst/fp16.png").is_file()
-    with pytest.raises(UsageError, match=r"no precision 'int8' in this bundle; use one of fp32, fp16, or export again"):
+    with pytest.raises(UsageError, match=r"no precision 'int8' in this bundle; use one of fp32, fp16, or a bundle of "):
         bundle.graph("int8")
+    with pytest.raises(UsageError, match=r"no precision 'int9' in this bundle; use one of fp32, fp16$"):
+        bundle.graph("int9")
 
 
 def test_texts_lie_where_they_are_named_and_are_protected(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,7 +67,15 @@ def refused(code: int, words: list[str], capsys: Captured) -> str:
         (["segment", "a.mp4", "--model", "x", "--alpha", "2"], "alpha is 2.0, wanted 0 to 1"),
         (["segment", "a.mp4", "--model", "x", "--vid-stride", "0"], "--vid-stride"),
         (["segment", "a.mp4", "--model", "x", "--threads", "0"], "--threads"),
+        (["segment", "a.mp4", "--model", "x", "--threads", "100000"], "--threads"),
         (["segment", "a.mp4", "--model", "x", "--save", "video,mask"], "cannot save 'mask'"),
+        (["segment", "a.mp4", "--model", "x", "--save", ","], "nothing to save"),
+        (["segment", "a.mp4", "--model", "x", "--classes", ""], "--classes: no class to keep"),
+        (["segment", "a.mp4", "--model", "x", "--start", "5", "--end", "3"], "it must be later than start_s"),
+        (["segment", "a.mp4", "--model", "x", "--end", "inf"], "end_s is inf"),
+        (["segment", ""], "a source is an empty text"),
+        (["segment", "a.mp4", "-o", ""], "is an empty text"),
+        (["segment", "a.mp4", "--vid-stride", "99999999999999999999999"], "it must be 1 to 1000000"),
         (["evaluate", "x.cdga"], "--data"),
         (["evaluate", "x.cdga", "--data", "camvid:x", "--classes", "12"], "unknown class set '12'"),
         (["info"], "Missing argument"),
@@ -88,6 +97,7 @@ def test_wrong_words(words: list[str], reason: str, capsys: Captured) -> None:
         (["--conf", "7"], "conf is 7.0, wanted 0 to 1"),
         (["-o", "out", "b.mp4"], "--output names one place"),
         (["--name", "a/b"], "not a plain folder name"),
+        (["--name", ""], "'' is not a plain folder name"),
     ],
 )
 def test_wrong_values(words: list[str], reason: str, tiny_bundle: Path, ride: Path, capsys: Captured) -> None:
@@ -95,17 +105,25 @@ def test_wrong_values(words: list[str], reason: str, tiny_bundle: Path, ride: Pa
     assert reason in refused(2, ["segment", str(ride), "--model", str(tiny_bundle), *words], capsys)
 
 
-def test_no_words_show_help(capsys: Captured) -> None:
-    assert run([]) in {0, 2}
-    captured = capsys.readouterr()
-    assert "segment" in captured.out + captured.err
+@pytest.mark.parametrize(("words", "named"), [([], "segment"), (["--debug"], "segment"), (["data"], "check")])
+def test_no_words_show_help(words: list[str], named: str, capsys: Captured) -> None:
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: ")
+    assert any(line.split()[:1] == [named] for line in err.splitlines())
 
 
-def test_help_names_every_command(capsys: Captured) -> None:
-    assert run(["--help"]) == 0
-    out = capsys.readouterr().out
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_command(flag: str, capsys: Captured) -> None:
+    assert run([flag]) == 0
+    out = " ".join(capsys.readouterr().out.split())
     assert all(word in out for word in ("train", "export", "segment", "evaluate", "info", "doctor"))
-    assert run(["segment", "--help"]) == 0
+    assert "Exit codes: 0 done; 2" in out
+    assert "cdga --debug COMMAND" in out
+    for command in (["segment"], ["data", "check"]):
+        assert run([*command, flag]) == 0
+        assert " ".join(command) in capsys.readouterr().out
 
 
 def test_version(capsys: Captured) -> None:
@@ -213,9 +231,22 @@ def test_lost_images_are_exit_code_4(cdga: Callable[..., int], picture: Picture,
     write_png(Path("in/a.png"), picture(0))
     Path("in/b.png").write_bytes(b"no image")
     assert cdga("in") == 4
-    assert "error[E-DEGRADED]: in: finished, but 1 unreadable images" in capfd.readouterr().err
+    assert "error[E-DEGRADED]: in: finished, but 1 unreadable image;" in capfd.readouterr().err
     assert json.loads(Path("runs/segment/in/summary.json").read_text())["status"] == "degraded"
     assert cdga("in/b.png") == 3
+
+
+def test_a_video_without_an_index_does_not_end_the_others(
+    cdga: Callable[..., int], ride: Path, capsys: Captured
+) -> None:
+    for name in ("in/a.mp4", "in/b.mp4", "in/c.mp4"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(ride, name)
+    Path("in/b.mp4").write_bytes(ride.read_bytes()[:300])
+    assert cdga("in", "--save", "json") == 4
+    assert sorted(p.name for p in Path("runs/segment").iterdir()) == ["a", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["12", "skipped:", "12", "error[E-DEGRADED]:"]
 
 
 def test_cut_video_is_exit_code_4(cdga: Callable[..., int], long_ride: Path, capsys: Captured) -> None:
@@ -269,7 +300,7 @@ def test_evaluate(own_bundle: Path, labelled: str, capsys: Captured) -> None:
     assert out == ""
     assert "pixel accuracy" in err
     assert "x[/b].cdga on folder:data" in err
-    assert run([*words, "--quiet", "--min-miou", "100.5"]) == 7
+    assert run([*words, "--quiet", "--min-miou", "100"]) == 7
     assert capsys.readouterr().err.startswith("error[E-GATE]: mIoU ")
 
 
@@ -304,7 +335,7 @@ def start(*words: str, **options: int) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, number: signal.Signals, code: int) -> None:
     stats = Path("out/stats.partial.jsonl")
     words = ("--model", str(tiny_bundle), "--backend", "onnxruntime", "--threads", "1", "-o", "out")
@@ -319,8 +350,8 @@ def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, numb
         assert time.monotonic() - sent < 2
     assert process.returncode == code
     assert out == ""
-    assert err.startswith("error[E-INTERRUPTED]: ")
-    assert err.count("\n") == 1
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert err == f"error[E-INTERRUPTED]: out: {word}; what was finished is kept\n"
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "overlay.partial.mp4",
         "stats.partial.jsonl",
@@ -332,6 +363,65 @@ def test_signals_finalise_what_was_made(tiny_bundle: Path, long_ride: Path, numb
     with VideoSource("out/overlay.partial.mp4") as frames:
         # The few packets in hand when the signal arrives may be lost, or one frame not yet be counted.
         assert summary["frames"] - 5 <= sum(1 for _ in frames) <= summary["frames"] + 1
+
+
+def test_hanging_up_is_ignored_under_nohup() -> None:
+    code = (
+        "import signal; from cdga_sdk import cli; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "try: cli.main()\n"
+        "finally: print(*(signal.getsignal(n) == signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGTERM)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, timeout=20)
+    assert done.stdout.splitlines()[1:] == ["True False"], done.stderr
+
+
+def test_ctrl_c_while_the_command_line_loads(tmp_path: Path) -> None:
+    Path("typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT); raise ImportError('went on')")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [*COMMAND, "--version"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+DYING = """
+import os, signal
+
+class SessionOptions:
+    pass
+
+def get_available_providers():
+    return ["CPUExecutionProvider"]
+
+def InferenceSession(*words, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise RuntimeError("not reached")
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "words"),
+    [
+        ("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", ["segment"]),
+        ("onnxruntime", DYING, ["segment", "--backend", "onnxruntime"]),
+        ("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", ["bench"]),
+    ],
+)
+def test_a_signal_while_a_runtime_opens_is_no_failure_of_the_runtime(
+    library: str, code: str, words: list[str], tiny_bundle: Path, picture: Picture
+) -> None:
+    write_png(Path("a.png"), picture(0))
+    Path("planted", library).mkdir(parents=True)
+    Path("planted", library, "__init__.py").write_text(code)
+    path = os.pathsep.join(filter(None, (str(Path("planted").absolute()), os.environ.get("PYTHONPATH"))))
+    given = ["a.png", "--model", str(tiny_bundle)] if words[0] == "segment" else [str(tiny_bundle), "--rounds", "5"]
+    done = subprocess.run(
+        [*COMMAND, *words, *given], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    told = "before anything was written" if words[0] == "segment" else "what was finished is kept"
+    assert re.fullmatch(rf"error\[E-INTERRUPTED\]: terminated;? {told}\n", done.stderr)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert not Path("runs").exists()
 
 
 def test_bad_image_is_one_line(tiny_bundle: Path) -> None:
@@ -351,6 +441,36 @@ def test_closed_stdout_is_quiet(tiny_bundle: Path, words: tuple[str, ...]) -> No
         os.close(writer)
         assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [("info", "--json"), ("--help",)])
+def test_a_full_disk_behind_stdout(tiny_bundle: Path, words: tuple[str, ...]) -> None:
+    model = (str(tiny_bundle),) if words[0] == "info" else ()
+    with Path("/dev/full").open("w") as full, start(*words, *model, stdout=full.fileno()) as process:
+        err = process.communicate(timeout=20)[1]
+    assert process.returncode == 6
+    assert err.startswith("error[E-RESOURCE]: output: cannot write (No space left on device)")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "code"), [(("info", "none.cdga"), 3), (("segmnt",), 2)])
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_nobody_reads_stderr(words: tuple[str, ...], code: int, debug: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *debug, *words], stdout=subprocess.PIPE, stderr=writer, timeout=20)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("info none.cdga", 3)])
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_started_without_a_stream(words: str, code: int, closed: str) -> None:
+    command = f"{sys.executable} -m cdga_sdk {words} {closed}>&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=20)
+    assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from cdga_sdk import errors
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, MissingExtraError, UsageError, one_line
+from cdga_sdk.errors import (
+    CdgaError,
+    InputError,
+    InterruptedRunError,
+    MissingExtraError,
+    Terminated,
+    UsageError,
+    counted,
+    one_line,
+)
 
 EXIT_CODES = {
     "CdgaError": (1, "E-BUG"),
@@ -23,7 +34,7 @@ PARENTS = {"MissingExtraError": "UsageError", "IntegrityError": "ModelError", "C
 
 
 def test_every_public_error_owns_its_exit_code() -> None:
-    public = {name for name in errors.__all__ if name != "one_line"}
+    public = set(errors.__all__) - {"Terminated", "counted", "one_line"}
     assert public == EXIT_CODES.keys()
     for name, (exit_code, code) in EXIT_CODES.items():
         kind = getattr(errors, name)
@@ -35,6 +46,28 @@ def test_termination_has_a_code_of_its_own() -> None:
     assert InterruptedRunError("stopped").exit_code == 130
     assert InterruptedRunError("stopped", terminated=True).exit_code == 143
     assert InterruptedRunError.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(getattr(errors, name)("found\nx", where="a", fix="do") for name in EXIT_CODES if name != "MissingExtraError"),
+        MissingExtraError("torch", "train"),
+        MissingExtraError("torch", "train").told_after("x is converted", "place"),
+        InterruptedRunError("stopped", terminated=True),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_whole_from_another_process(error: CdgaError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+    assert back.exit_code == error.exit_code
+
+
+def test_termination_is_nothing_that_a_handler_of_failures_takes() -> None:
+    assert not issubclass(Terminated, Exception)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +95,8 @@ def test_one_line_folds_what_a_terminal_would_obey() -> None:
     assert one_line("Straße 東京 °") == "Straße 東京 °"
     assert one_line(13) == "13"
     assert one_line("\udcff.mp4") == ".mp4"
+
+
+def test_one_is_singular() -> None:
+    told = [counted(n, what) for n, what in ((0, "frames"), (1, "frames"), (2, "frames"), (1, "dropped"))]
+    assert told == ["0 frames", "1 frame", "2 frames", "1 dropped"]

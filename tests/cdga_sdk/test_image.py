@@ -187,7 +187,7 @@ def test_png_round_trip(tmp_path: Path) -> None:
 
 
 def test_list_images(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "c.txt", "d.webp"):
+    for name in ("b.png", "a.JPG", "c.txt", "d.webp", "._b.png", ".d.webp"):
         put(tmp_path / name, b"x")
     (tmp_path / "e.png").mkdir()
     assert [p.name for p in list_images(tmp_path)] == ["a.JPG", "b.png", "d.webp"]

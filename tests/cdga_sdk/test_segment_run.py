@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cdga_sdk.errors import DegradedError, InputError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError
 from cdga_sdk.image import write_png
+from cdga_sdk.prediction import PredictedFrame
 from cdga_sdk.segment_run import SegmentRequest, Work, find_work, plan_work
 from cdga_sdk.segment_run import run_segment as run_planned
 from cdga_sdk.segmenter import Segmenter
 from cdga_sdk.video.pipeline import VideoOptions
+from tests.cdga_sdk.test_progress import terminal
 
 Picture = Callable[..., NDArray[np.uint8]]
 
@@ -42,10 +44,10 @@ def request(*sources: str, **changes: Any) -> SegmentRequest:
         "sources": sources,
         "output": None,
         "save": ("video", "json"),
-        "project": Path("runs"),
+        "project": None if changes.get("output") else Path("runs"),
         "name": None,
         "exist_ok": False,
-        "options": VideoOptions(max_frames=2),
+        "options": VideoOptions(),
     }
     return SegmentRequest(**(made | changes))
 
@@ -97,6 +99,14 @@ def test_nothing_to_segment(place: Path, source: str, reason: str) -> None:
     assert caught.value.where == source
 
 
+def test_a_folder_of_folders_names_the_glob(place: Path) -> None:
+    (place / "outer").mkdir()
+    (place / "media").rename(place / "outer/media")
+    with pytest.raises(InputError, match=r"give 'outer/\*\*/\*' for what lies in them"):
+        find_work(["outer"])
+    assert find_work(["outer/**/*"])
+
+
 def test_each_source_gets_a_run(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_segment(segmenter, request("media"))
     assert everything(place / "runs") == [
@@ -140,7 +150,8 @@ def test_output_names_a_folder(segmenter: Segmenter, place: Path) -> None:
 def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
     wanted = request("media/b.mp4", output=Path("own.mp4"), quiet=True)
     run_segment(segmenter, wanted)
-    assert everything(place / "runs") == ["b/stats.jsonl", "b/summary.json"]
+    assert everything(place / "own") == ["stats.jsonl", "summary.json"]
+    assert not Path("runs").exists()
     first = Path("own.mp4").read_bytes()
     with pytest.raises(UsageError, match="already exists"):
         run_segment(segmenter, wanted)
@@ -148,12 +159,177 @@ def test_output_names_a_video(segmenter: Segmenter, place: Path) -> None:
     run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), exist_ok=True, quiet=True))
 
 
+@pytest.mark.parametrize("save", [("masks",), ("video",), ("labels",), ("conf",), ("json",)])
+def test_a_folder_that_holds_any_run_is_refused(segmenter: Segmenter, place: Path, save: tuple[Any, ...]) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=save, quiet=True))
+    before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+    for again in (save, ("video", "masks", "labels", "conf", "json")):
+        wanted = request("media/c.MP4", output=Path("out"), save=again, quiet=True)
+        with pytest.raises(UsageError, match=r"out: holds an earlier run .*; choose another -o, or pass --exist-ok"):
+            plan_work(wanted)
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+    run_segment(segmenter, request("media/c.MP4", output=Path("out"), exist_ok=True, quiet=True))
+
+
+def test_what_an_interrupted_run_left_is_not_written_over(place: Path) -> None:
+    for name in ("stats.partial.jsonl", "overlay.partial.mp4", "labels.partial.nut", "overlay.partial.whole.mp4"):
+        folder = place / f"with {name.removesuffix('.mp4')}"
+        folder.mkdir()
+        (folder / name).touch()
+        with pytest.raises(UsageError, match=f"holds an earlier run .{name}"):
+            plan_work(request("media/b.mp4", output=folder))
+    Path("own.partial.mp4").touch()
+    with pytest.raises(UsageError, match=r"own\.partial\.mp4: already exists"):
+        plan_work(request("media/b.mp4", output=Path("own.mp4")))
+    Path("mine").mkdir()
+    Path("mine/summary.json").touch()
+    with pytest.raises(UsageError, match=r"mine: holds an earlier run .summary\.json"):
+        plan_work(request("media/b.mp4", output=Path("mine.mp4")))
+    plan_work(request("media/b.mp4", output=Path("mine.mp4"), save=("video",)))
+
+
+def test_a_folder_that_holds_other_things_is_taken(segmenter: Segmenter, place: Path) -> None:
+    Path("out").mkdir()
+    for name in ("notes.txt", "overlay.txt", "my.partial.mp4", "summary.old.json"):
+        Path("out", name).write_text("mine")
+    run_segment(segmenter, request("media/b.mp4", output=Path("out"), save=("json",), quiet=True))
+    assert len(everything(Path("out"))) == 6
+
+
+def test_a_folder_with_what_the_run_does_not_write_is_taken(place: Path) -> None:
+    for name in ("masks", "conf"):
+        Path("out", name).mkdir(parents=True)
+    plan_work(request("media/b.mp4", output=Path("out"), save=("video", "json")))
+    for source, save, refused in (
+        ("media/b.mp4", ("masks", "json"), "masks"),
+        ("media/a.png", ("video", "conf"), "conf"),
+    ):
+        with pytest.raises(UsageError, match=rf"holds an earlier run \({refused}\)"):
+            plan_work(request(source, output=Path("out"), save=save))
+
+
+@pytest.mark.parametrize("output", ["media/b.mp4", "media/../media/b.mp4", "out"])
+def test_the_source_is_no_output(place: Path, output: str) -> None:
+    Path("out").mkdir()
+    source = shutil.copy("media/b.mp4", "out/overlay.mp4") if output == "out" else "media/b.mp4"
+    with pytest.raises(UsageError, match="would write over its own input"):
+        plan_work(request(source, output=Path(output), exist_ok=True))
+    plan_work(request(source, output=Path("out"), exist_ok=True, save=("masks",)))
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+@pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out", "exist_ok": True}])
+def test_an_empty_folder_is_left_where_it_was(
+    segmenter: Segmenter, place: Path, place_of: dict[str, Any], was_there: bool
+) -> None:
+    if was_there:
+        Path("out").mkdir()
+    late = VideoOptions(start_s=100)
+    with pytest.raises(InputError, match="no frame lies in the range"):
+        run_segment(segmenter, request("media/b.mp4", options=late, quiet=True, **place_of))
+    assert Path("out").exists() == was_there
+    assert not was_there or not any(Path("out").iterdir())
+
+
+def test_an_overlay_alone_makes_no_run_folder(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_segment(segmenter, request("media/b.mp4", output=Path("own.mp4"), save=("video",)))
+    assert sorted(p.name for p in place.iterdir()) == ["media", "own.mp4"]
+    assert capsys.readouterr().err.endswith(" · own.mp4\n")
+
+
 def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
     with pytest.raises(UsageError, match="--output names one place, got 3 sources"):
         run_segment(segmenter, request("media", output=Path("out")))
     with pytest.raises(UsageError, match=r"-o NAME\.mp4 is for a video"):
         run_segment(segmenter, request("media/a.png", output=Path("out.mp4")))
+    for flag in ({"project": Path("p")}, {"name": "n"}):
+        with pytest.raises(UsageError, match="and --output both say where the run goes"):
+            run_segment(segmenter, request("media/b.mp4", output=Path("out"), **flag))
     assert [p.name for p in place.iterdir()] == ["media"]
+
+
+def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
+    run_segment(segmenter, request("../media/a.png", output=Path(), save=("json",), quiet=True))
+    assert everything(place / "here") == ["stats.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "reason"),
+    [
+        ("media/a.png", {"start_s": 1.0}, "--start is of a video, and these are images"),
+        ("media", {"vid_stride": 2}, "--vid-stride is of a video"),
+        ("media/*.png", {"max_frames": 2}, "--max-frames is of a video"),
+        ("media/a.png", {"live": "every-frame"}, "--live is of a video"),
+        ("media/b.mp4", {"live": "every-frame"}, "--live is of a live source, and this is none"),
+        ("media/b.mp4", {"reconnect_s": 1.0}, "--reconnect is of a live source"),
+    ],
+)
+def test_options_without_an_effect(place: Path, source: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plan_work(request(source, options=VideoOptions(**options)))
+
+
+def test_names_are_the_same_again_for_several_sources(segmenter: Segmenter, place: Path) -> None:
+    (place / "more").mkdir()
+    shutil.copy("media/b.mp4", "more/b.mp4")
+    for _ in range(2):
+        run_segment(segmenter, request("media/a.png", "media/b.mp4", "more/b.mp4", exist_ok=True, quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "b", "b2"]
+    sources = [json.loads(Path("runs", name, "summary.json").read_text())["source"] for name in ("b", "b2")]
+    assert sources == ["media/b.mp4", "more/b.mp4"]
+    for _ in range(2):
+        run_segment(segmenter, request("media/a.png", "media/d.png", name="mine", exist_ok=True, quiet=True))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["a", "b", "b2", "mine", "mine2"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"quiet": True}, {"as_json": True}])
+def test_a_bad_video_among_good_ones(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str], flags: dict[str, bool]
+) -> None:
+    Path("media/b.mp4").write_bytes(Path("media/b.mp4").read_bytes()[:300])  # as a recorder that lost its power
+    with pytest.raises(DegradedError, match="1 of 3 sources could not be segmented") as caught:
+        run_segment(segmenter, request("media", **flags))
+    assert caught.value.exit_code == 4
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["c", "media"]
+    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: media/b.mp4: ")]
+    assert len(skipped) == 1
+
+
+def test_only_bad_videos(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("b.mp4", "c.MP4"):
+        Path("media", name).write_text("no video")
+    with pytest.raises(InputError, match="none of the 2 sources could be segmented"):
+        run_segment(segmenter, request("media/b.mp4", "media/c.MP4"))
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert not Path("runs").exists()
+
+
+def test_hidden_files_of_a_folder_are_passed_by(place: Path) -> None:
+    for name in ("._b.mp4", "._a.png", ".hidden.png"):
+        Path("media", name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert [w.name for w in find_work(["media"])] == ["media", "b", "c"]
+    assert [len(w.images) for w in find_work(["media"])] == [2, 0, 0]
+    assert [w.video for w in find_work(["media/._b.mp4"])] == [Path("media/._b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        ({}, 12),
+        ({"vid_stride": 5}, 3),
+        ({"start_s": 0.2}, 7),
+        ({"start_s": 0.2, "end_s": 0.4}, 5),
+        ({"end_s": 9, "vid_stride": 2, "max_frames": 4}, 4),
+    ],
+)
+def test_the_bar_is_as_long_as_the_run(segmenter: Segmenter, place: Path, options: dict[str, Any], frames: int) -> None:
+    with terminal() as shown:
+        run_segment(segmenter, request("media/b.mp4", save=("json",), options=VideoOptions(**options)))
+        assert f"{frames}/{frames}" in shown()
 
 
 def test_bad_source_leaves_no_folder(segmenter: Segmenter, place: Path) -> None:
@@ -167,16 +343,49 @@ def test_json_is_all_that_stdout_carries(segmenter: Segmenter, place: Path, caps
     out, err = capsys.readouterr()
     assert err == ""
     records = [json.loads(line) for line in out.splitlines()]
-    assert [r["frames"] for r in records] == [2, 2, 2]
+    assert [r["frames"] for r in records] == [2, 12, 12]
     assert [r["folder"] for r in records] == ["runs/media", "runs/b", "runs/c"]
     assert all(r["fps"] > 0 for r in records)
+
+
+@pytest.mark.parametrize(
+    ("frames", "flags", "line"),
+    [
+        (3, {"output": Path("own.mp4"), "save": ("video",)}, "own.partial.mp4: interrupted; what was finished is kept"),
+        (3, {"output": Path("own.mp4")}, "own.partial.mp4, own: interrupted; what was finished is kept"),
+        (3, {}, "runs/b: interrupted; what was finished is kept"),
+        (0, {}, "interrupted before anything was written"),
+    ],
+)
+def test_an_interruption_says_where_things_are(
+    segmenter: Segmenter, place: Path, frames: int, flags: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, predict = iter(range(frames)), segmenter.predict
+
+    def until_interrupted(image_bgr: NDArray[np.uint8]) -> PredictedFrame:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return predict(image_bgr)
+
+    monkeypatch.setattr(segmenter, "predict", until_interrupted)
+    with pytest.raises(InterruptedRunError) as caught:
+        run_segment(segmenter, request("media/b.mp4", quiet=True, **flags))
+    assert str(caught.value) == line
+    assert caught.value.exit_code == 130
+    for kept in (caught.value.where or "").split(", "):
+        assert Path(kept).exists()
+
+
+def test_one_frame_is_told_of_as_one(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(segmenter, request("media/a.png"))
+    assert capsys.readouterr().err.startswith("1 frame in ")
 
 
 def test_losses_are_said_after_all_is_done(
     segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "media/a.png").write_bytes(b"no image")
-    with pytest.raises(DegradedError, match="1 unreadable images"):
+    with pytest.raises(DegradedError, match="1 unreadable image;"):
         run_segment(segmenter, request("media"))
     assert len(capsys.readouterr().err.splitlines()) == 3
 
@@ -203,5 +412,6 @@ def test_names_that_are_no_text(segmenter: Segmenter, place: Path) -> None:
 @pytest.mark.parametrize("name", ["東" * 80 + ".mp4", "a" * 230 + ".mp4", "-x.mp4", "a b.mp4"])
 def test_long_and_odd_names_of_videos(segmenter: Segmenter, place: Path, name: str) -> None:
     (place / "media/b.mp4").rename(place / "media" / name)
-    run_segment(segmenter, request(f"media/{name}", save=("video", "masks", "json"), quiet=True))
+    wanted = request(f"media/{name}", save=("video", "masks", "json"), options=VideoOptions(max_frames=2), quiet=True)
+    run_segment(segmenter, wanted)
     assert len(everything(place / "runs")) == 5

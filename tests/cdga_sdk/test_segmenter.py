@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from cdga_sdk import Segmenter, VideoOptions
 from cdga_sdk.errors import CdgaError, InputError, UsageError
@@ -115,10 +116,16 @@ def test_paths_and_lists(segmenter: Segmenter, picture: Picture, tmp_path: Path)
     ],
 )
 def test_other_arrays_are_refused(segmenter: Segmenter, image: NDArray[np.uint8]) -> None:
-    with pytest.raises(UsageError, match=r"wanted \(H, W, 3\) uint8"):
-        segmenter(image)
-    with pytest.raises(UsageError):
-        segmenter([image])
+    ways: list[Callable[[], object]] = [
+        lambda: segmenter(image),
+        lambda: segmenter(image, color="rgb"),
+        lambda: segmenter([image]),
+        lambda: segmenter.segment(image),
+        lambda: segmenter.predict(image),
+    ]
+    for way in ways:
+        with pytest.raises(UsageError, match=r"wanted \(H, W, 3\) uint8"):
+            way()
 
 
 def test_other_colour_orders_are_refused(segmenter: Segmenter, picture: Picture) -> None:
@@ -156,6 +163,7 @@ def test_classes_are_kept_by_name_and_id(tiny_bundle: Path, segmenter: Segmenter
         ({"conf": 1.1}, "wanted 0 to 1"),
         ({"conf": float("nan")}, "wanted 0 to 1"),
         ({"classes": ["roads"]}, "did you mean 'road'"),
+        ({"classes": "road"}, r"classes is 'road', wanted a list .* write classes=\['road'\]"),
         ({"backend": "tf"}, "unknown backend"),
         ({"device": "tpu"}, "unknown device"),
     ],
@@ -163,6 +171,12 @@ def test_classes_are_kept_by_name_and_id(tiny_bundle: Path, segmenter: Segmenter
 def test_wrong_arguments(tiny_bundle: Path, options: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Segmenter(tiny_bundle, **options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_what_is_no_image_is_refused(segmenter: Segmenter, picture: Picture) -> None:
+    for given in (None, Image.new("RGB", (8, 8)), [picture(6), None], {1: picture(6)}):
+        with pytest.raises(UsageError, match=r"wanted an \(H, W, 3\) uint8 array, a path, or a list of these"):
+            segmenter(given)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_missing_model() -> None:

@@ -21,9 +21,10 @@ from torch import Tensor
 from cdga_sdk.cli import run
 from cdga_sdk.errors import InputError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import Preprocess
-from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, read_published_weights, save_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint, read_published_weights, save_checkpoint
 from cdga_train.config import OptimConfig, TrainConfig
 from cdga_train.manifest import MANIFEST, write_manifest
+from cdga_train.run_layout import LAST
 
 
 def made_up(iteration: int = 7) -> Checkpoint:

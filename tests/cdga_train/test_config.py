@@ -173,8 +173,30 @@ def test_file_then_words(tmp_path: Path, name: str, text: str) -> None:
 def test_bad_file_is_a_usage_error(tmp_path: Path, name: str, text: str, message: str) -> None:
     file = tmp_path / name
     file.write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         load_config(BASE, file, [])
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_a_word_that_is_wrong_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("iters: 0\nbatch: 3\noptim: {lr: 0.1}\n")
+    for word, where in (("iters=-2", "iters"), ("itres=2", None)):
+        with pytest.raises(UsageError) as caught:
+            load_config(BASE, file, [word])
+        assert caught.value.where == where
+    with pytest.raises(UsageError, match="got 0, wanted at least 1") as caught:
+        load_config(BASE, file, ["optim.lr=1"])
+    assert caught.value.where == f"{file}: iters"
+
+
+@pytest.mark.parametrize("word", ["imgsz=64", "imgsz=64x128", "imgsz=64,128,3", "imgsz=none", "source_imgsz=64,x"])
+def test_a_size_says_how_it_is_written(word: str) -> None:
+    key, _, text = word.partition("=")
+    with pytest.raises(UsageError) as caught:
+        changed(word)
+    got = "None" if text == "none" else text
+    assert str(caught.value) == f"{key}: got {got}, wanted H,W; e.g. {key}=256,512"
 
 
 def test_unreadable_file_is_an_input_error(tmp_path: Path) -> None:

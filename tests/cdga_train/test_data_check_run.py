@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from cdga_sdk.cli import run
 from cdga_sdk.image import write_png
+from cdga_sdk.video.sink import VideoSink
 from tests.published_layouts import make_camvid_segnet, make_cityscapes, make_gta5
 
 Captured = pytest.CaptureFixture[str]
@@ -129,6 +131,36 @@ def test_limit(tmp_path: Path, capsys: Captured) -> None:
     assert json.loads(capsys.readouterr().out)["checked"] == 2
 
 
+def test_a_video_is_decoded_to_its_end(tmp_path: Path, capsys: Captured) -> None:
+    rate, ride = Fraction(25), tmp_path / "ride.mp4"
+    with VideoSink(ride, size_wh=(96, 48), rate=rate, time_base=1 / rate) as sink:
+        for index in range(26):
+            sink.write(np.full((48, 96, 3), 9 * index, np.uint8), index)
+    assert run(["data", "check", f"video:{ride}"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"video:{ride}: 26 frames, 1.0 s",
+        "image sizes: 96x48 (26)",
+        "no labels: a target, not a source",
+    ]
+    assert run(["data", "check", f"video:{ride}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "data": f"video:{ride}", "labelled": False, "frames": 26, "damaged_frames": 0, "lost_packets": 0,
+        "seconds": 1.0, "image_sizes": {"96x48": 26},
+    }  # fmt: skip
+
+
+def test_a_damaged_video_is_told(tmp_path: Path, capsys: Captured) -> None:
+    rate, ride, rng = Fraction(25), tmp_path / "ride.mp4", np.random.default_rng(0)
+    with VideoSink(ride, size_wh=(96, 48), rate=rate, time_base=1 / rate) as sink:
+        for index in range(12):
+            sink.write(rng.integers(0, 256, (48, 96, 3), np.uint8), index)
+    data = bytearray(ride.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    ride.write_bytes(data)
+    assert run(["data", "check", f"video:{ride}", "--quiet"]) == 3
+    assert "frames are damaged" in capsys.readouterr().err
+
+
 def test_names_cannot_forge_lines(tmp_path: Path, capsys: Captured) -> None:
     write_png(tmp_path / "images/a\nerror[E-BUG]: [red]x.png", np.zeros((2, 3, 3), np.uint8))
     write_png(tmp_path / "labels/b.png", np.zeros((2, 3), np.uint8))
@@ -142,7 +174,9 @@ def test_names_cannot_forge_lines(tmp_path: Path, capsys: Captured) -> None:
     ("words", "code", "message"),
     [
         (["streets:day"], 2, "not made of image files"),
-        (["video:x.mp4"], 2, "not made of image files"),
+        (["video:absent.mp4"], 3, "absent.mp4"),
+        (["video:absent.mp4", "--limit", "3"], 2, "--against and --limit are for data sets of image files"),
+        (["streets"], 2, "write one of streets:day, "),
         (["gta5"], 2, "unknown data 'gta5'"),
         (["gta5:absent"], 3, "no such folder"),
         (["gta5:" + "A" * 300], 3, "File name too long"),

@@ -198,6 +198,8 @@ def test_table_and_gate_on_the_command_line(
         (["--data", "streets:dya"], 2, "did you mean 'day'"),
         (["--data", "folder:absent"], 3, "no such folder"),
         (["--data", "streets:day", "--split", "test"], 2, "no split 'test'"),
+        (["--data", "streets:day", "--min-miou", "200"], 2, "--min-miou: got 200.0, wanted 0 to 100 percent"),
+        (["--data", "streets:day", "--min-miou", "nan"], 2, "--min-miou: got nan"),
         (["--data", "streets:day", "--classes", "common"], 2, "did you mean 'common11'"),
         ([], 2, "--data"),
     ],

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from cdga_sdk.errors import DegradedError, ModelError, ResourceError, UsageError
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_train import losses
-from cdga_train.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cdga_train.config import LossWeights, OptimConfig, TrainConfig
 from cdga_train.data.base import Sample
 from cdga_train.data.batches import Batch, Batches
 from cdga_train.loop import iterate, train
 from cdga_train.models.discriminator import GroupDiscriminator
 from cdga_train.models.fused import Normalise
+from cdga_train.run_layout import LAST
 from cdga_train.state import TrainingState
 
 CPU = torch.device("cpu")

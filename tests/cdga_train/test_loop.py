@@ -19,11 +19,12 @@ import torch
 
 from cdga_sdk.cli import run
 from cdga_sdk.errors import DegradedError, InterruptedRunError, UsageError
-from cdga_train.checkpoint import LAST, PREVIOUS, Checkpoint, load_checkpoint
+from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.config import LossWeights, OptimConfig, TrainConfig
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.loop import Progress
 from cdga_train.loop import train as train_on
+from cdga_train.run_layout import LAST, PREVIOUS
 from cdga_train.state import TrainingState
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, iters=12, flip=True, translate="fda", log_every=2, save_every=3)
@@ -137,7 +138,7 @@ def test_a_crash_loses_no_more_than_since_the_last_save(tmp_path: Path) -> None:
 
 
 @pytest.mark.signals
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_run_after_the_iteration_in_hand(tmp_path: Path, number: signal.Signals, code: int) -> None:
     def stop(progress: Progress) -> None:
         if progress.iteration == 4:
@@ -182,7 +183,7 @@ def test_trains_off_the_main_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_stopped_process_can_be_resumed(tmp_path: Path, number: signal.Signals, code: int) -> None:
     words = ["streets_cdga", "imgsz=64,64", "align_resolution=input", "num_groups=2", "batch=1", "log_every=1"]
     words += ["candidates=0"]  # what is chosen among them is not looked at here

@@ -18,11 +18,12 @@ import torch
 
 from cdga_sdk.errors import UsageError
 from cdga_sdk.image import write_png
-from cdga_train.checkpoint import LAST, load_checkpoint
+from cdga_train.checkpoint import load_checkpoint
 from cdga_train.config import TrainConfig
 from cdga_train.data.streets import render_frame
 from cdga_train.processes import ALONE, Processes, process_group
 from cdga_train.rounds import train_run
+from cdga_train.run_layout import LAST
 
 WORDS = ["imgsz=64,64", "num_groups=2", "candidates=0", "log_every=1", "save_every=3", "optim.lr=1e-2"]
 # Of the largest entry. What differs is the order of float32 additions: two gradients summed and halved, or halved and

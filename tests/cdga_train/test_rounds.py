@@ -23,13 +23,14 @@ from cdga_sdk.cli import run
 from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_label, write_png
-from cdga_train.checkpoint import LAST, PREVIOUS, SELECTION, find_checkpoint, load_checkpoint, load_newest
+from cdga_train.checkpoint import load_checkpoint, load_newest
 from cdga_train.config import LossWeights, TrainConfig
 from cdga_train.data.streets import render_frame
 from cdga_train.loop import Progress
 from cdga_train.manifest import write_manifest
 from cdga_train.models.registry import network_spec
 from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
+from cdga_train.run_layout import LAST, PREVIOUS, SELECTION, find_checkpoint
 from cdga_train.state import TrainingState
 from tests.conftest import shared_or_skip
 
@@ -172,8 +173,29 @@ def test_a_finished_run_does_nothing(copied: Path, config: TrainConfig, capsys: 
     assert told == []
     assert {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"} == before
     for place in (copied, copied / "round2", copied / "round2" / LAST):
-        assert run(["train", "--resume", str(place)]) == 2
+        assert run(["train", "--resume", str(place)]) == 0
         assert "nothing to do" in capsys.readouterr().err
+
+
+def test_damage_says_what_still_works(copied: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    candidate = copied / "round2/checkpoints/000004.safetensors"
+    (copied / "round2" / PREVIOUS).unlink()
+    last = copied / "round2" / LAST
+    data = bytearray(last.read_bytes())
+    data[-5] ^= 1
+    last.write_bytes(data)
+    assert run(["train", "--resume", str(copied)]) == 5
+    err = capsys.readouterr().err
+    assert f"changed since it was written; export or evaluate {candidate}, or start a new run with weights=" in err
+    assert run(["train", "--resume", str(candidate)]) == 2
+    told = f"a run goes on from its {LAST} alone; name the run's folder, or start a new run with weights={candidate}"
+    assert told in capsys.readouterr().err
+    begun = replace(config, rounds=1, candidates=0, iters=1, weights=str(candidate))
+    (copied / "new").mkdir()
+    assert train_run(begun, copied / "new") == copied / "new" / LAST
+    (copied / "run.json").write_text("{}")
+    assert run(["train", "--resume", str(copied)]) == 5
+    assert f"exported and evaluated all the same; train on with weights={copied}" in capsys.readouterr().err
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed(
@@ -230,7 +252,8 @@ def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
         if progress.iteration == 1:
             signal.raise_signal(signal.SIGTERM)
 
-    expectation = pytest.raises(InterruptedRunError, match="iteration 2 of 2") if is_stopped else nullcontext()
+    told = rf"iteration 2 of 2.*go on with: cdga train --resume {tmp_path}$"
+    expectation = pytest.raises(InterruptedRunError, match=told) if is_stopped else nullcontext()
     with expectation:
         train_run(chosen, tmp_path, watcher=Watcher(progress=stop))
     assert load_newest(round_folders(chosen, tmp_path)[0]) is not None

@@ -52,9 +52,34 @@ def test_flags_come_last(tmp_path: Path) -> None:
     assert (config.translate, config.iters) == ("fda", 1)
 
 
-def test_without_a_preset_it_is_streets_cdga(tmp_path: Path) -> None:
-    assert train(tmp_path) == 0
+def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", *QUICK[:-1], "--project", str(tmp_path)]) == 0
     assert load_checkpoint(tmp_path / "streets_cdga").config.arm == "cdga"
+    assert "no preset named: training streets_cdga, 1 iterations of cdga" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "streets_cgda"], "did you mean 'streets_cdga'?"),
+        (["train", "imgsz=64"], "wanted H,W"),
+        (["train", "--source", "streets:"], "write one of streets:day, "),
+        (["train", "--resume", "nope"], "no such run"),
+        (["study"], "got no family of presets"),
+        (["study", "foo"], "unknown family of presets 'foo'"),
+        (["study", "streets", "--seeds", "a"], "'a' is not a seed"),
+        (["study", "streets", "itres=3"], "did you mean 'iters'?"),
+        (["report", "nope"], "no run.json in this folder"),
+    ],
+)
+def test_mistakes_are_told_before_torch_is_loaded(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"torch", "cdga_train"}]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)  # what an import of it would find
+    assert run(words) in {2, 3}
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_names_the_run(tmp_path: Path) -> None:
@@ -66,11 +91,15 @@ def test_a_file_names_the_run(tmp_path: Path) -> None:
     assert config.optim == TrainConfig().optim
 
 
-def test_resume_goes_on_and_refuses_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_goes_on_and_leaves_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, "streets_source_only", "--name", "x") == 0
     resume = ["train", "--resume", str(tmp_path / "x"), "--quiet"]
-    assert run(resume) == 2
-    assert "nothing to do: 1 of 1 iterations are done" in capsys.readouterr().err
+    before = (tmp_path / "x" / "last.safetensors").read_bytes()
+    assert run(resume[:-1]) == 0
+    assert "nothing to do: 1 of 1 iterations are done · " in capsys.readouterr().err
+    assert run(resume) == 0
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "x" / "last.safetensors").read_bytes() == before
     assert run([*resume, "iters=2"]) == 0
     assert run(["train", "--resume", str(tmp_path / "x" / "last.safetensors"), "--iters", "3", "--quiet"]) == 0
     assert load_checkpoint(tmp_path / "x").iteration == 3
@@ -85,7 +114,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, capsys: pytes
     assert run([*resume, "iters=5000", "device=cuda:7"]) == 6
     with filelock.FileLock(tmp_path / "x" / ".lock"):
         assert run([*resume, "iters=5000"]) == 2
-    assert "another process trains in this folder" in capsys.readouterr().err
+    assert "another process trains in this folder; wait until it ends" in capsys.readouterr().err
     assert file.read_bytes() == before
 
 
@@ -146,6 +175,18 @@ def test_resume_under_another_configuration(
         (["--seed", "-1"], 2, "seed: got -1"),
         (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
         (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
+        (["align_resolution=head", "imgsz=64,128"], 2, "imgsz: the discriminator would get maps of 8,16"),
+        (
+            ["align_resolution=head", "source_imgsz=96,128", "imgsz=128,128"],
+            2,
+            "source_imgsz: the discriminator would get maps of 12,16",
+        ),
+        (
+            ["align_resolution=head", "arm=baseline", "imgsz=64,256"],
+            2,
+            "use 128,256 or more, or align_resolution=input",
+        ),
+        (["precision=fp16", "--device", "cpu"], 2, "precision: fp16 is for GPUs"),
         (["model=resnet"], 2, "unknown model 'resnet'"),
         (["weights=absent.pt"], 3, "absent.pt: no such weights"),
         (["--source", "streets:dya"], 2, "did you mean 'day'?"),
@@ -166,7 +207,7 @@ def test_command_lines_that_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["train", "imgsz=64,64", "batch=1", *words, "--quiet"]) == code
+    assert run(["train", "imgsz=64,64", "batch=1", "align_resolution=input", *words, "--quiet"]) == code
     out = capsys.readouterr()
     assert out.out == ""
     assert message in out.err

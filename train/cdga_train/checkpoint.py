@@ -26,16 +26,11 @@ from cdga_sdk.atomic import write_bytes
 from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, one_line
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
+from cdga_train.run_layout import CANDIDATES, LAST, PREVIOUS, find_checkpoint
 
 __all__ = [
-    "LAST",
-    "PREVIOUS",
-    "ROUNDS",
-    "SELECTION",
     "Checkpoint",
     "Draws",
-    "candidate_file",
-    "find_checkpoint",
     "is_checkpoint",
     "load_checkpoint",
     "load_newest",
@@ -46,10 +41,6 @@ __all__ = [
 
 _FORMAT: Final = "3"
 _KEY: Final = "cdga_checkpoint"
-LAST: Final = "last.safetensors"
-PREVIOUS: Final = "previous.safetensors"
-SELECTION: Final = "selection.json"
-ROUNDS: Final = ("round1", "round2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +136,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         tensors = _tensors(file, data)
         state: dict[str, Any] = json.loads(metadata["state"])
         if _digest(metadata["state"], tensors) != metadata["sha256"]:
-            raise IntegrityError("changed since it was written", where=file, fix="use an older checkpoint")
+            raise IntegrityError("changed since it was written", where=file, fix=_instead_of(file))
         return Checkpoint(
             config=config_from_dict(state["config"]),
             iteration=int(state["iteration"]),
@@ -156,11 +147,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             draws=None if state["draws"] is None else Draws(**state["draws"]),
         )
     except UsageError as error:
-        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
+        raise ModelError(
+            f"its configuration is not one of this version ({error})",
+            where=file,
+            fix="use the version that wrote it, or train again",
+        ) from error
     except CdgaError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"damaged ({one_line(error)[:120]})", where=file, fix="use an older checkpoint") from error
+        raise IntegrityError(f"damaged ({one_line(error)[:120]})", where=file, fix=_instead_of(file)) from error
 
 
 def save_keeping_previous(folder: Path, checkpoint: Checkpoint) -> None:
@@ -202,29 +197,6 @@ def load_newest(folder: Path, on_damage: Callable[[str], None] = lambda _: None)
         return checkpoint
 
 
-def candidate_file(folder: Path, iteration: int) -> Path:
-    """Where a round keeps the network of an iteration, to be chosen from."""
-    return folder / "checkpoints" / f"{iteration:06d}.safetensors"
-
-
-def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, or the result of the run in the folder ``path``.
-
-    That is the checkpoint chosen without labels (``selection.json``), else the last one, of the last round with one.
-
-    Raises:
-        InputError: There is none.
-    """
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError("no such checkpoint", where=path, fix="name a checkpoint or a run of cdga train")
-        return path
-    for folder in (*(path / name for name in reversed(ROUNDS)), path):
-        if (folder / LAST).is_file():
-            return _chosen(folder) or folder / LAST
-    raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
-
-
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` is a run's folder or a file of this module, of any format; others may be published weights.
 
@@ -239,15 +211,6 @@ def is_checkpoint(path: Path) -> bool:
         return _KEY in _metadata(path, _read(path))
     except ModelError:  # no safetensors at all, which whoever reads it will say
         return False
-
-
-def _chosen(folder: Path) -> Path | None:
-    try:
-        record = json.loads((folder / SELECTION).read_text(encoding="utf-8"))
-        file = candidate_file(folder, int(record["iteration"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return file if file.is_file() else None
 
 
 def read_published_weights(path: str | Path) -> dict[str, Tensor]:
@@ -299,14 +262,23 @@ def _metadata(file: Path, data: bytes) -> dict[str, str]:
                 where=file,
                 fix="for published weights use: cdga export --weights FILE --model NAME --imgsz H,W -o model.cdga",
             ) from error
-        raise ModelError("not a cdga checkpoint, or cut short", where=file) from error
+        raise ModelError("not a cdga checkpoint, or cut short", where=file, fix=_instead_of(file)) from error
 
 
 def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load(data))
     except (SafetensorError, ValueError, KeyError) as error:
-        raise IntegrityError("damaged or cut short", where=file, fix="copy it again, or use an older one") from error
+        raise IntegrityError("damaged or cut short", where=file, fix=_instead_of(file)) from error
+
+
+def _instead_of(file: Path) -> str:
+    """What to do without ``file``: a candidate is a network to export or to begin with, and no training state."""
+    folder = file.parents[1] if file.parent.name == CANDIDATES else file.parent
+    others = [other for other in sorted((folder / CANDIDATES).glob("[0-9]*.safetensors")) if other != file]
+    if not others:
+        return "copy it again from where it was whole, or train again"
+    return f"export or evaluate {others[-1]}, or start a new run with weights={others[-1]}"
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -267,11 +268,22 @@ def config_from_dict(values: Mapping[str, object]) -> TrainConfig:
     try:
         config = TypeAdapter(TrainConfig).validate_python(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{first['msg']}, got {first['input']!r}", where=key) from error
+        raise _refused(error, values) from error
     config.require_target()
     return config
+
+
+def _refused(error: ValidationError, values: Mapping[str, object]) -> UsageError:
+    first = error.errors()[0]
+    name = first["loc"][0]
+    if name in _SIZES:
+        given = values[str(name)]
+        text = ",".join(map(str, given)) if isinstance(given, list | tuple) else given
+        return UsageError(f"got {text}, wanted H,W", where=name, fix=f"e.g. {name}=256,512")
+    return UsageError(f"{first['msg']}, got {first['input']!r}", where=".".join(map(str, first["loc"])))
+
+
+_SIZES: Final = frozenset({"imgsz", "source_imgsz"})
 
 
 def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) -> TrainConfig:
@@ -279,17 +291,42 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
 
     Raises:
         InputError: The file cannot be read.
-        UsageError: An unknown key, a wrong value, or a word without ``=``.
+        UsageError: An unknown key, a wrong value, or a word without ``=``; what the file is to blame for names it.
     """
     values = config_as_dict(base)
+    changes = {} if file is None else _read_file(file)
     if file is not None:
-        _merge(values, _read_file(file))
+        with _blamed_on(file):
+            _check_keys(TrainConfig, changes, prefix="")
+        _merge(values, changes)
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"'{word}' is not KEY=VALUE", fix="e.g. iters=1000 optim.lr=1e-3")
         _set(values, key.strip(), text.strip())
-    return config_from_dict(values)
+    words = {word.partition("=")[0].strip() for word in overrides}
+    with _blamed_on(file, only=_dotted(changes) - words):
+        return config_from_dict(values)
+
+
+@contextmanager
+def _blamed_on(file: Path | None, *, only: Collection[str] | None = None) -> Iterator[None]:
+    """Name ``file`` in what is refused; with ``only``, in what is refused about one of these keys."""
+    try:
+        yield
+    except UsageError as error:
+        if file is None or (only is not None and error.where not in only):
+            raise
+        where = file if error.where is None else f"{file}: {error.where}"
+        raise UsageError(error.what, where=where, fix=error.fix) from error
+
+
+def _dotted(values: Mapping[str, object], prefix: str = "") -> set[str]:
+    """The keys of nested values, as a command line would write them."""
+    keys = set()
+    for key, value in values.items():
+        keys |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+    return keys
 
 
 def load_preset(preset: TrainConfig, overrides: Sequence[str]) -> TrainConfig:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 
-from cdga_sdk.errors import InputError, one_line
+from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.progress import progress_bar
 from cdga_train.data.check import DataReport, check_listing, rival_splits
 from cdga_train.data.listing import Listing
-from cdga_train.data.spec import list_files
+from cdga_train.data.spec import list_files, video_of
+from cdga_train.data.video import VideoReport, check_video
 
 __all__ = ["run_data_check"]
 
 _SHOWN_PER_KIND = 20
+_NO_LABELS = "no labels: a target, not a source"
 
 
 def run_data_check(
     spec: str, split: str, *, against: str | None, against_split: str, as_json: bool, limit: int | None, quiet: bool
-) -> DataReport:
+) -> DataReport | VideoReport:
     """Check a split, print what was found (a table on stderr, or JSON on stdout), and refuse it if anything is wrong.
 
     Args:
-        spec: A data set made of files.
+        spec: A data set made of files; or a video, which is decoded as training will.
         split: Its part.
         against: Another data set that must not hold the same images.
         against_split: Its part.
@@ -37,9 +40,14 @@ def run_data_check(
         quiet: Print nothing but the error.
 
     Raises:
-        UsageError: Not a data set made of files.
+        UsageError: Not a data set made of files, or something that is not for a video.
         InputError: It cannot be listed, or there are problems.
     """
+    video = video_of(spec)
+    if video is not None:
+        if against is not None or limit is not None:
+            raise UsageError("--against and --limit are for data sets of image files", where=spec)
+        return _checked_video(spec, video, as_json=as_json, quiet=quiet)
     listing = list_files(spec, split)
     rivals = _other_splits(spec, rival_splits(listing))
     if against is not None:
@@ -59,6 +67,34 @@ def run_data_check(
             fix="mend the files, or name the good frames in a list (SPLIT.txt)",
         )
     return report
+
+
+def _checked_video(spec: str, video: str, *, as_json: bool, quiet: bool) -> VideoReport:
+    with progress_bar("check", None, quiet=quiet or as_json) as advance:
+        report = check_video(video, advance)
+    if as_json:
+        sizes = {f"{w}x{h}": count for (w, h), count in report.image_sizes_wh.items()}
+        record = {"data": spec, "labelled": False, **asdict(report), "image_sizes": sizes}
+        del record["image_sizes_wh"]
+        sys.stdout.write(json.dumps(record) + "\n")
+    elif not quiet:
+        console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        lines = (f"{one_line(spec)}: {report.frames} frames, {report.seconds:.1f} s", _sizes(report.image_sizes_wh))
+        for line in (*lines, _NO_LABELS):
+            console.print(line, soft_wrap=True)
+    if report.damaged_frames or report.lost_packets:
+        raise InputError(
+            f"{report.damaged_frames} of {report.frames} frames are damaged, {report.lost_packets} packets are lost",
+            where=spec,
+            fix="copy the video again; training takes the frames as they are",
+        )
+    return report
+
+
+def _sizes(image_sizes_wh: Mapping[tuple[int, int], int]) -> str:
+    sizes = sorted(image_sizes_wh.items(), key=lambda item: -item[1])
+    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
+    return "image sizes: " + (", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes[:8]) or "none") + more
 
 
 def _other_splits(spec: str, splits: Sequence[str]) -> dict[str, Listing]:
@@ -110,18 +146,15 @@ def _id_table(report: DataReport, title: str) -> Table:
 
 
 def _facts(report: DataReport, title: str) -> list[str]:
-    sizes = sorted(report.image_sizes_wh.items(), key=lambda item: -item[1])
     lines = [
         f"{title}: {report.checked} of {report.frames} frames checked",
-        "image sizes: "
-        + (", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes[:8]) or "none")
-        + (f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""),
+        _sizes(report.image_sizes_wh),
     ]
     if report.is_labelled:
         lines.append(f"ignored: {report.ignored_percent:.2f} % of pixels")
         lines.append(f"classes that never occur: {', '.join(report.never) or 'none'}")
     else:
-        lines.append("no labels: a target, not a source")
+        lines.append(_NO_LABELS)
     if report.compared_with and "leaked image" not in report.problem_counts:
         lines.append(one_line(f"no image shared with {', '.join(report.compared_with)}"))
     return lines + [

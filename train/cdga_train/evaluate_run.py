@@ -99,17 +99,19 @@ def _score_checkpoint(
     return scores, f"torch {chosen.type} {precision}"
 
 
-def refuse_request(data: str, split: str, protocol: str) -> None:
+def refuse_request(data: str, split: str, protocol: str, min_miou: float | None) -> None:
     """Refuse what can be refused before a model is looked for.
 
     Raises:
-        UsageError: No such protocol.
+        UsageError: No such protocol, or a minimum that is no percentage.
         CdgaError: As `open_labelled` does.
     """
     if protocol not in PROTOCOLS:
         near = get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
         raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
+    if min_miou is not None and not 0 <= min_miou <= 100:
+        raise UsageError(f"got {min_miou}, wanted 0 to 100 percent", where="--min-miou")
     open_labelled(data, split, _ANY_SIZE_HW)
 
 

@@ -11,24 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
-from cdga_train.checkpoint import LAST, Checkpoint, Draws, candidate_file, save_checkpoint, save_keeping_previous
+from cdga_sdk.signals import TERMINATING, heeded
+from cdga_train.checkpoint import Checkpoint, Draws, save_checkpoint, save_keeping_previous
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.batches import Batch, Batches, prefetched
 from cdga_train.metrics_log import MetricsLog
 from cdga_train.processes import ALONE, Processes
+from cdga_train.run_layout import LAST, METRICS, candidate_file
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
 
-__all__ = ["METRICS", "Progress", "iterate", "train"]
-
-METRICS: Final = "metrics.jsonl"
+__all__ = ["Progress", "iterate", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def train(
 ) -> Path:
     """Train one round under ``config``, writing ``metrics.jsonl``, ``last.safetensors`` and candidates into ``folder``.
 
-    The first SIGINT or SIGTERM ends it after the iteration in hand, with a checkpoint.
+    The first SIGINT, SIGTERM or SIGHUP ends it after the iteration in hand, with a checkpoint.
 
     Args:
         config: The run; on a resume it may differ from the checkpoint's in length and machine settings.
@@ -97,7 +96,7 @@ def train(
             _save_what_is_due(state, folder, processes, is_leaving=stopping or ending)
             on_progress(Progress(iteration=state.iteration, iters=config.iters, values=log.latest))
             if stopping and not (ending and is_end_of_run):
-                raise _interrupted(state, folder, is_terminated=signal.SIGTERM in stopped_by)
+                raise _interrupted(state, folder, is_terminated=any(n in TERMINATING for n in stopped_by))
             waited_since = time.perf_counter()
     _note_full_cache(batches, config, on_note)
     return folder / LAST
@@ -223,10 +222,11 @@ def _state(
 
 
 def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> InterruptedRunError:
+    run_folder = folder if state.config.rounds == 1 else folder.parent
     return InterruptedRunError(
         f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
         where=folder / LAST,
-        fix=f"go on with: cdga train --resume {folder}",
+        fix=f"go on with: cdga train --resume {run_folder}",
         terminated=is_terminated,
     )
 
@@ -272,16 +272,16 @@ def _kernels(config: TrainConfig) -> Iterator[None]:
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as usual."""
+    """Collect the first SIGINT, SIGTERM or SIGHUP instead of dying of it; a second one acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in heeded((signal.SIGINT, *TERMINATING))}
 
     def receive(number: int, _: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, receive)

@@ -13,8 +13,8 @@ from cdga_sdk import __version__
 from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import InputError, ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
-from cdga_train.checkpoint import find_checkpoint
 from cdga_train.config import IMAGENET, TrainConfig, config_as_dict, config_from_dict
+from cdga_train.run_layout import find_checkpoint
 
 __all__ = ["MANIFEST", "read_run", "write_manifest"]
 
@@ -34,9 +34,17 @@ def read_run(folder: Path) -> TrainConfig:
     try:
         return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError("the run's description is damaged", where=file) from error
+        raise ModelError(
+            "the run's description is damaged",
+            where=file,
+            fix=f"its checkpoints can be exported and evaluated all the same; train on with weights={folder}",
+        ) from error
     except UsageError as error:
-        raise ModelError(f"its configuration is not one of this version ({error})", where=file) from error
+        raise ModelError(
+            f"its configuration is not one of this version ({error})",
+            where=file,
+            fix="use the version that wrote it, or train again",
+        ) from error
 
 
 def write_manifest(folder: Path, config: TrainConfig) -> None:

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 from cdga_sdk.errors import InputError
-from cdga_train.checkpoint import find_checkpoint
 from cdga_train.config import IMAGENET, OptimConfig, ScoreConfig, TrainConfig
+from cdga_train.run_layout import find_checkpoint
 
 __all__ = ["ARMS", "FAMILIES", "PRESETS", "require_weights"]
 

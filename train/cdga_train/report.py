@@ -1,4 +1,4 @@
-"""The parts of a run's report as HTML, each made from plain facts; `cdga_train.report_run` gathers them."""
+"""The parts of a run's report as HTML, each made from plain facts; `cdga_train.report_page` gathers them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ import filelock
 
 from cdga_sdk.errors import ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
-from cdga_train.checkpoint import LAST, ROUNDS, SELECTION, Checkpoint, find_checkpoint, load_checkpoint, load_newest
+from cdga_sdk.machine import this_machine
+from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.paired_files import PairedFiles
@@ -35,8 +36,9 @@ from cdga_train.manifest import write_manifest
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.processes import ALONE, Processes
 from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
+from cdga_train.run_layout import LAST, ROUNDS, SELECTION, find_checkpoint
 from cdga_train.selection import find_candidates, read_selection, score_candidates, write_selection
-from cdga_train.state import build_network, choose_device
+from cdga_train.state import build_network, choose_device, refuse_sizes
 
 __all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "round_folders", "train_run"]
 
@@ -97,15 +99,16 @@ def train_run(
         CdgaError: As `cdga_train.loop.train`, `write_pseudo_labels` and `score_candidates` do.
     """
     config.require_target()
+    watcher = watcher or Watcher()
     with _alone_in(folder, processes):
+        _refuse_before_data(config, processes, watcher.note)
         run = _Run(
             config=config,
             processes=processes,
-            watcher=watcher or Watcher(),
+            watcher=watcher,
             source=_open_source(config),
             target=_open_target(config),
         )
-        choose_device(processes.device_name(config.device))
         if (folder / PSEUDO_LABELS).is_dir():
             _refuse_longer_round(config, folder / ROUNDS[0])
         if processes.is_first and not is_finished(config, folder):  # now that nothing is left to be refused
@@ -117,6 +120,22 @@ def train_run(
             labels = _pseudo_labels(run, first, folder / PSEUDO_LABELS)
             _round(run, second[0], labels, pseudo_labels=labels.sha256)
     return find_checkpoint(folder)
+
+
+def _refuse_before_data(config: TrainConfig, processes: Processes, on_note: Callable[[str], None]) -> None:
+    """Opening the data may take minutes: a video is decoded."""
+    refuse_sizes(config)
+    device = choose_device(processes.device_name(config.device))
+    if device.type == "cpu" and config.precision == "fp16":
+        raise UsageError(
+            "fp16 is for GPUs: on a CPU an iteration can take minutes",
+            where="precision",
+            fix="use precision=fp32, or device=cuda",
+        )
+    if device.type == "cpu" and config.precision == "bf16":
+        known = this_machine().instruction_sets
+        if known is not None and not any("BF16" in name for name in known):
+            on_note("this CPU has no instructions for bf16, which will be slow: precision=fp32 is faster here")
 
 
 def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: str | None = None) -> None:
@@ -232,7 +251,9 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
     except filelock.Timeout as error:
-        raise UsageError("another process trains in this folder", where=folder, fix="wait, or use --name") from error
+        raise UsageError(
+            "another process trains in this folder", where=folder, fix="wait until it ends, or stop it first"
+        ) from error
 
 
 def _leftovers(folder: Path) -> list[Path]:

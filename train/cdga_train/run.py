@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cdga_sdk.atomic import new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, UsageError
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
+from cdga_train.data.spec import refuse_unknown
 from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
+from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint
 
 if TYPE_CHECKING:
     from cdga_train.loop import Progress
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run_training", "trained"]
 
-_TERMINATED: Final = 143
 _FREE_ON_RESUME: Final = (
     "iters",
     "device",
@@ -44,28 +45,40 @@ def run_training(
 ) -> Path:
     """Train and return the run's result. Overrides: first ``words`` behind the preset or file, then ``flags``.
 
+    A run that is finished already is left as it is.
+
     Raises:
         UsageError: An unknown preset, key or value.
         CdgaError: As `cdga_train.rounds.train_run` does.
     """
-    from cdga_train.processes import process_group
-
     before = None
     if resume is None:
         preset, config = configure(words, flags)
         require_weights(config)
+        for spec in (config.source, *([config.target] if config.target is not None else [])):
+            refuse_unknown(spec)
     else:
         before = read_run(_folder_of(Path(resume)))
         config = load_config(before, None, [*words, *flags])
         _refuse_other_run(before, config)
+    # These bring torch, which takes seconds: mistakes are told of before.
+    from cdga_train.processes import process_group
+    from cdga_train.rounds import is_finished
+
     with process_group(config.device) as processes:
         is_quiet = quiet or not processes.is_first
         if resume is None:
             folder = _new_folder(project, name or preset, processes)
         else:
             folder = _folder_of(Path(resume))
-            _refuse_finished(config, folder)
+            if is_finished(config, folder):
+                if not is_quiet:
+                    done = f"nothing to do: {config.iters} of {config.iters} iterations are done"
+                    typer.echo(f"{done} · {find_checkpoint(folder)}", err=True)
+                return find_checkpoint(folder)
         if not is_quiet:
+            if resume is None and all("=" in word for word in words):
+                typer.echo(f"no preset named: training {preset}, {config.iters} iterations of {config.arm}", err=True)
             _note_what_is_amiss(before, config)
         with _stopped_in(folder), _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
             result = trained(config, folder, processes, quiet=is_quiet)
@@ -118,12 +131,13 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
 
 def _folder_of(path: Path) -> Path:
     """The run's folder, given it, its ``last.safetensors``, or one of its rounds."""
-    from cdga_train.checkpoint import LAST
-
     if not path.exists():
         raise InputError("no such run", where=path, fix="name the folder of a run of cdga train")
     if path.is_file() and path.name != LAST:
-        raise UsageError("a run goes on from its last checkpoint alone", where=path, fix="name the run's folder")
+        fix = "name the run's folder"
+        if path.name != PREVIOUS:  # that one is taken by itself where the last is damaged
+            fix += f", or start a new run with weights={path}"
+        raise UsageError(f"a run goes on from its {LAST} alone", where=path, fix=fix)
     inside = [path, *path.parents] if path.is_dir() else list(path.parents)
     return next((folder for folder in inside[:3] if (folder / MANIFEST).is_file()), inside[0])
 
@@ -140,13 +154,6 @@ def _new_folder(project: Path, name: str, processes: Processes) -> Path:
         processes.word("")
         raise
     return Path(processes.word(str(folder)))
-
-
-def _refuse_finished(config: TrainConfig, folder: Path) -> None:
-    from cdga_train.rounds import is_finished
-
-    if is_finished(config, folder):
-        raise UsageError(f"nothing to do: {config.iters} of {config.iters} iterations are done", where=folder)
 
 
 def _note_what_is_amiss(before: TrainConfig | None, config: TrainConfig) -> None:
@@ -171,15 +178,13 @@ def _stopped_in(folder: Path) -> Iterator[None]:
     """What an interruption outside the loop means: the loop itself says where it stopped."""
     try:
         yield
-    except (KeyboardInterrupt, InterruptedRunError) as error:
-        if isinstance(error, InterruptedRunError) and error.where is not None:
-            raise
+    except (KeyboardInterrupt, Terminated) as error:
         is_kept = folder.is_dir()
         raise InterruptedRunError(
             "stopped; what was finished is kept" if is_kept else "stopped before anything was made",
             where=folder if is_kept else None,
             fix=f"go on with: cdga train --resume {folder}" if is_kept else None,
-            terminated=isinstance(error, InterruptedRunError) and error.exit_code == _TERMINATED,
+            terminated=isinstance(error, Terminated),
         ) from error
 
 

@@ -20,13 +20,13 @@ from cdga_sdk.preprocess import Preprocess
 from cdga_train.checkpoint import Checkpoint, Draws, is_checkpoint, load_checkpoint, read_published_weights
 from cdga_train.config import IMAGENET, TrainConfig
 from cdga_train.models.base import SegmentationNetwork
-from cdga_train.models.discriminator import GroupDiscriminator, OutputDiscriminator
+from cdga_train.models.discriminator import MIN_SIDE, GroupDiscriminator, OutputDiscriminator
 from cdga_train.models.fused import Normalise
 from cdga_train.models.grouping import GroupingNetwork
 from cdga_train.models.registry import network_spec
 from cdga_train.step import Networks
 
-__all__ = ["TrainingState", "build_network", "choose_device", "load_weights"]
+__all__ = ["TrainingState", "build_network", "choose_device", "load_weights", "refuse_sizes"]
 
 # What each optimiser keeps of a parameter.
 _KEPT_BY: Final[Mapping[type[Optimizer], frozenset[str]]] = {
@@ -55,6 +55,26 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ResourceError(f"{device} was asked for and torch finds none", fix="use device=cpu, or check the driver")
     return device
+
+
+def refuse_sizes(config: TrainConfig) -> None:
+    """Refuse images that the network does not take, or whose maps are too small for the discriminator.
+
+    Raises:
+        UsageError: Such a size, or an unknown network.
+    """
+    for key, size_hw in (("source_imgsz", config.source_size), ("imgsz", config.imgsz)):
+        spec = network_spec(config.model, size_hw)
+        if not config.is_adapting or not config.losses.adversarial or config.align_resolution == "input":
+            continue
+        height, width = (side // spec.output_stride for side in size_hw)
+        if min(height, width) < MIN_SIDE:
+            wanted = ",".join(str(max(side, MIN_SIDE * spec.output_stride)) for side in size_hw)
+            raise UsageError(
+                f"the discriminator would get maps of {height},{width}, and each side must be at least {MIN_SIDE}",
+                where="imgsz" if config.source_imgsz is None else key,
+                fix=f"use {wanted} or more, or align_resolution=input",
+            )
 
 
 def build_network(checkpoint: Checkpoint) -> SegmentationNetwork:

@@ -11,11 +11,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 from cdga_sdk.errors import UsageError
 from cdga_train.config import TrainConfig, load_preset
+from cdga_train.data.base import Dataset
 from cdga_train.presets import ARMS, FAMILIES, PRESETS
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "RunResult",
     "Spread",
     "Study",
+    "StudyPlan",
     "class_sets_of",
     "parse_arms",
     "parse_family",
@@ -204,6 +207,18 @@ class Study:
         floor = {r.seed: r.miou(selection, class_set) for r in self.of_arm(self.reference)}
         pairs = ((r.miou(selection, class_set), floor.get(r.seed)) for r in self.of_arm(arm))
         return Spread.of(own - other for own, other in pairs if own is not None and other is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """The runs of a study by their folders' names, and the data that all of them are judged on."""
+
+    configs: Mapping[str, TrainConfig]
+    arms: Mapping[str, str]
+    folder: Path
+    target: Dataset
+    labelled: Dataset | None
+    quiet: bool
 
 
 def class_sets_of(classes: str) -> tuple[str, ...]:

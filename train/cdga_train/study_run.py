@@ -12,83 +12,29 @@ one that was stopped: finished runs and scored checkpoints are not done again.
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import torch
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from cdga_sdk import __version__
-from cdga_sdk.atomic import new_run_folder, write_text
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
-from cdga_sdk.hashes import file_sha256
-from cdga_sdk.labels import CLASS_SETS, class_set
-from cdga_sdk.progress import progress_bar
-from cdga_train.checkpoint import LAST, SELECTION, load_checkpoint
+from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.errors import DegradedError, UsageError
+from cdga_sdk.labels import class_set
 from cdga_train.config import TrainConfig, config_as_dict
-from cdga_train.curves import read_metrics
-from cdga_train.data.base import Dataset
 from cdga_train.data.spec import open_labelled, open_unlabelled
-from cdga_train.evaluate import count
-from cdga_train.loop import METRICS
 from cdga_train.manifest import read_run
-from cdga_train.models.fused import FusedNetwork
-from cdga_train.predict import predictor
 from cdga_train.presets import require_weights
-from cdga_train.processes import ALONE
-from cdga_train.rounds import is_finished, round_folders
-from cdga_train.run import trained
-from cdga_train.selection import CandidateScores, choose, find_candidates, score_candidates
-from cdga_train.state import build_network, choose_device
-from cdga_train.study import (
-    CheckpointScores,
-    Choice,
-    Pace,
-    RunResult,
-    Study,
-    class_sets_of,
-    parse_arms,
-    parse_family,
-    parse_seeds,
-    study_config,
-)
-from cdga_train.study_table import as_html, as_markdown, as_record, print_study
+from cdga_train.run_layout import METRICS
+from cdga_train.study import Study, StudyPlan, parse_arms, parse_family, parse_seeds, study_config
+from cdga_train.study_table import print_study
 
-__all__ = ["SCORES", "run_study"]
+__all__ = ["run_study"]
 
-SCORES: Final = "scores.json"
 _FREE: Final = ("device", "workers", "cache_gib", "cache_dir", "log_every", "save_every", "compile", "score")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """The runs of a study by their folders' names, and the data that all of them are judged on."""
-
-    configs: Mapping[str, TrainConfig]
-    arms: Mapping[str, str]
-    folder: Path
-    target: Dataset
-    labelled: Dataset | None
-    quiet: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cache:
-    """What ``scores.json`` keeps: scores by a checkpoint's sha256 and the data, choices by that of all they rest on."""
-
-    checkpoints: dict[str, CheckpointScores]
-    choices: dict[str, Choice]
 
 
 def run_study(
@@ -136,8 +82,12 @@ def run_study(
         facts={},
     )
     plan = _planned(study, overrides, project / (name or family), quiet=quiet)
+    from cdga_train.state import choose_device
+    from cdga_train.study_work import worked_through
+
+    choose_device(next(iter(plan.configs.values())).device)
     new_run_folder(project, name or family, exist_ok=True)
-    study = _finished(_described(study, plan), plan)
+    study = worked_through(study, plan)
     if not quiet:
         print_study(study)
         typer.echo(str(plan.folder / "study.html"), err=True)
@@ -150,7 +100,7 @@ def run_study(
     return plan.folder
 
 
-def _planned(study: Study, overrides: Sequence[str], folder: Path, *, quiet: bool) -> _Plan:
+def _planned(study: Study, overrides: Sequence[str], folder: Path, *, quiet: bool) -> StudyPlan:
     """Everything that can be refused is refused here, before the first iteration."""
     configs, arms = {}, {}
     for seed in study.seeds:  # all arms of a seed before the next: a study that was stopped compares what it has
@@ -161,11 +111,10 @@ def _planned(study: Study, overrides: Sequence[str], folder: Path, *, quiet: boo
     for run, config in configs.items():
         _refuse_other_run(config, folder / run)
     config = next(iter(configs.values()))
-    choose_device(config.device)
     score = config.score
     class_set(score.classes)
     assert config.target is not None  # a family's cdga arm has one
-    return _Plan(
+    return StudyPlan(
         configs=configs,
         arms=arms,
         folder=folder,
@@ -204,200 +153,6 @@ def _refuse_other_run(config: TrainConfig, folder: Path) -> None:
             where=folder,
             fix="choose another --name, or remove that run",
         )
-
-
-def _described(study: Study, plan: _Plan) -> Study:
-    config = next(iter(plan.configs.values()))
-    score = config.score
-    return replace(
-        study,
-        classes=score.classes if plan.labelled is not None else None,
-        scored_on=f"{score.data} {score.split}, {len(plan.labelled)} frames, {score.protocol} protocol"
-        if plan.labelled is not None
-        else "nothing",
-        facts={
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
-            "machine": _machine(config.device),
-            "cdga_sdk": __version__,
-            "python": platform.python_version(),
-            "packages": {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "numpy")},
-            "configs": {
-                plan.arms[run]: config_as_dict(config) | {"seed": None} for run, config in plan.configs.items()
-            },
-        },
-    )
-
-
-def _machine(device_name: str) -> str:
-    device = choose_device(device_name)
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {platform.system()} {platform.machine()}"
-    return f"CPU, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}"
-
-
-def _finished(study: Study, plan: _Plan) -> Study:
-    """Runs that are finished come first, so that the tables never lose what they had."""
-    done = [run for run, config in plan.configs.items() if _is_done(config, plan.folder / run)]
-    for run in done:
-        study = _with_result(study, _scored(plan, run))
-    _write_tables(study, plan.folder)
-    for run, config in plan.configs.items():
-        if run in done:
-            continue
-        try:
-            _train(config, plan.folder / run, quiet=plan.quiet)
-        except DegradedError as error:
-            study = replace(study, failures={**study.failures, run: str(error)})
-        else:
-            study = _with_result(study, _scored(plan, run))
-        _write_tables(study, plan.folder)
-    return study
-
-
-def _is_done(config: TrainConfig, folder: Path) -> bool:
-    return folder.is_dir() and is_finished(config, folder)
-
-
-def _train(config: TrainConfig, folder: Path, *, quiet: bool) -> None:
-    folder.mkdir(exist_ok=True)
-    try:
-        trained(config, folder, ALONE, quiet=quiet)
-    except InterruptedRunError as error:
-        raise InterruptedRunError(
-            error.what, where=error.where, fix="the same command goes on from here", terminated=error.exit_code == 143
-        ) from error
-
-
-def _with_result(study: Study, result: RunResult) -> Study:
-    return replace(study, results=(*study.results, result))
-
-
-def _write_tables(study: Study, folder: Path) -> None:
-    write_text(folder / "study.json", json.dumps(as_record(study), indent=1, allow_nan=False) + "\n")
-    write_text(folder / "study.md", as_markdown(study))
-    write_text(folder / "study.html", as_html(study))
-
-
-def _scored(plan: _Plan, run: str) -> RunResult:
-    """A finished run's choice and scores; what ``scores.json`` knows already is not computed again."""
-    config, folder = plan.configs[run], plan.folder / run
-    last_round = round_folders(config, folder)[-1]
-    files = find_candidates(last_round) if config.candidates else [last_round / LAST]
-    by_digest = {file_sha256(file): file for file in files}
-    cache = _read_cache(folder / SCORES)
-    try:
-        choice = _choice(plan, run, by_digest, cache) if config.candidates > 1 else None
-        if plan.labelled is not None:
-            _score_missing(plan, run, plan.labelled, by_digest, cache)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError("out of GPU memory while scoring", where=folder, fix="use --device cpu") from error
-    scored_on = _scored_on(config, plan.labelled)
-    scores = tuple(cache.checkpoints[f"{d} on {scored_on}"] for d in by_digest) if plan.labelled is not None else ()
-    pace = _pace(config, folder)
-    return RunResult(arm=plan.arms[run], seed=config.seed, choice=choice, checkpoints=scores, pace=pace)
-
-
-def _pace(config: TrainConfig, folder: Path) -> Pace | None:
-    seconds, shares = 0.0, []
-    for round_folder in round_folders(config, folder):
-        log, done = read_metrics(round_folder / METRICS), 0
-        for iteration, row in zip(log.iterations, log.rows, strict=True):
-            rate, share = row.get("it_per_s"), row.get("data_wait_share")
-            if not rate or share is None:
-                return None
-            seconds += (iteration - done) / rate
-            shares.append(share)
-            done = iteration
-        if log.damaged or done < config.iters:
-            return None
-    return Pace(trained_s=seconds, largest_data_wait_share=max(shares))
-
-
-def _score_missing(plan: _Plan, run: str, labelled: Dataset, by_digest: Mapping[str, Path], cache: _Cache) -> None:
-    """Score the checkpoints that the cache lacks, writing it after each: one may take minutes."""
-    scored_on = _scored_on(plan.configs[run], labelled)
-    missing = [digest for digest in by_digest if f"{digest} on {scored_on}" not in cache.checkpoints]
-    with progress_bar(f"score {run}", len(missing) * len(labelled), quiet=plan.quiet) as advance:
-        for number, digest in enumerate(missing):
-
-            def frame(done: int, before: int = number * len(labelled)) -> None:
-                advance(before + done)
-
-            scores = _scores(plan.configs[run], by_digest[digest], digest, labelled, frame)
-            cache.checkpoints[f"{digest} on {scored_on}"] = scores
-            _write_cache(plan.folder / run / SCORES, cache)
-
-
-def _scores(
-    config: TrainConfig, file: Path, digest: str, labelled: Dataset, on_frame: Callable[[int], None]
-) -> CheckpointScores:
-    checkpoint = load_checkpoint(file)
-    fused = FusedNetwork(build_network(checkpoint), checkpoint.preprocess).to(choose_device(config.device))
-    own = CLASS_SETS[config.score.classes]
-    matrix = count(predictor(fused, config.score.protocol), labelled, own, on_frame=on_frame)
-    scores = matrix.scores()
-    return CheckpointScores(
-        file=file.name,
-        sha256=digest,
-        iteration=checkpoint.iteration,
-        frames=scores.frames,
-        accuracy=_known(scores.accuracy),
-        miou={name: _known(matrix.scores_over(CLASS_SETS[name]).miou) for name in class_sets_of(own.name)},
-        iou={name: _known(value) for name, value in scores.iou.items()},
-    )
-
-
-def _choice(plan: _Plan, run: str, by_digest: Mapping[str, Path], cache: _Cache) -> Choice:
-    """The run's own choice, or the study's where the run made none: it never looked at the target."""
-    files = list(by_digest.values())
-    own = _choice_of_run(files[-1].parents[1] / SELECTION)
-    if own is not None:
-        return own
-    rests_on = [*by_digest, plan.target.identity(), *CandidateScores.__annotations__]
-    key = hashlib.sha256("\n".join(rests_on).encode()).hexdigest()
-    if key not in cache.choices:
-        device = choose_device(plan.configs[run].device)
-        chosen = choose(score_candidates(files, plan.target, device=device))
-        cache.choices[key] = Choice(
-            iteration=chosen.iteration, infomax=chosen.infomax, mirror_agreement=chosen.mirror_agreement
-        )
-        _write_cache(plan.folder / run / SCORES, cache)
-    return cache.choices[key]
-
-
-def _choice_of_run(selection: Path) -> Choice | None:
-    try:
-        record = json.loads(selection.read_text(encoding="utf-8"))
-        chosen = next(c for c in record["candidates"] if c["iteration"] == record["iteration"])
-        return Choice(**{key: chosen[key] for key in ("iteration", "infomax", "mirror_agreement")})
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        return None
-
-
-def _scored_on(config: TrainConfig, labelled: Dataset | None) -> str:
-    """A text that differs whenever a checkpoint's scores could."""
-    if labelled is None:
-        return "nothing"
-    score = config.score
-    identity = hashlib.sha256(labelled.identity().encode()).hexdigest()
-    return f"{score.data} {score.split} {score.classes} {score.protocol} {identity}"
-
-
-def _read_cache(file: Path) -> _Cache:
-    """What is known already; nothing where the file is damaged."""
-    try:
-        return TypeAdapter(_Cache).validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        return _Cache(checkpoints={}, choices={})
-
-
-def _write_cache(file: Path, cache: _Cache) -> None:
-    write_text(file, json.dumps(asdict(cache), indent=1, allow_nan=False) + "\n")
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN: a class that occurs nowhere has no score."""
-    return value if math.isfinite(value) else None
 
 
 def _command(family: str, overrides: Sequence[str], *, arms: str, seeds: str, project: Path, name: str | None) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +18,13 @@ from numpy.typing import NDArray
 
 from cdga_sdk.backends.base import Backend
 from cdga_sdk.backends.choice import open_backend
-from cdga_sdk.backends.onnx_runtime import cuda_driver_present
+from cdga_sdk.backends.onnx_runtime import what_cuda_lacks
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
 from cdga_sdk.prediction import Prediction
 
 NAMES = ("onnxruntime", "openvino")
+HEAVY = {"InferenceSession", "IOBinding", "CompiledModel", "InferRequest"}
 Frames = NDArray[np.uint8]
 
 
@@ -159,6 +165,91 @@ def test_closing_twice(bundle: Bundle, backend: Backend) -> None:
     opened.close()
 
 
+def held_by(backend: Backend) -> list[Any]:
+    """What it has of its runtime, idle requests or bindings too."""
+    held = vars(backend)
+    return [*held.values(), *held["_idle"]]
+
+
+def test_closing_frees_the_runtime(bundle: Bundle, backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    opened = open_backend(bundle.model_bytes, backend=backend.name.split()[0], device="cpu", threads=1)
+    kept = opened.infer(golden[0][:1])
+    there = [weakref.ref(value) for value in held_by(opened) if type(value).__name__ in HEAVY]
+    assert len(there) == 2
+    opened.close()
+    gc.collect()
+    assert [found() for found in there] == [None] * len(there)
+    np.testing.assert_array_equal(both(kept), both(backend.infer(golden[0][:1])))
+    with pytest.raises(UsageError, match="this runtime is closed; open a new one"):
+        opened.infer(golden[0][:1])
+
+
+def test_closing_while_frames_are_computed(bundle: Bundle, backend: Backend, golden: tuple[Frames, Frames]) -> None:
+    opened = open_backend(bundle.model_bytes, backend=backend.name.split()[0], device="cpu", threads=1)
+    wanted = both(backend.infer(golden[0][:1]))
+    begun = threading.Barrier(5, timeout=20)
+
+    def until_closed(_: int) -> int:
+        begun.wait()
+        for count in range(1_000_000):
+            try:
+                np.testing.assert_array_equal(both(opened.infer(golden[0][:1])), wanted)
+            except UsageError:
+                return count
+        raise AssertionError("never closed")
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = [pool.submit(until_closed, number) for number in range(4)]
+        begun.wait()
+        time.sleep(0.1)
+        opened.close()
+        assert sum(count.result(20) for count in counts) > 0
+    assert not HEAVY & {type(value).__name__ for value in held_by(opened)}
+
+
+def hungry_graph() -> bytes:
+    """A sound graph that wants 256 TiB on the way, more than an address reaches, for a frame that is not black."""
+    from onnx import TensorProto, helper
+
+    shape: list[str | int | None] = ["N", 64, 128, 3]
+    numbers = {"first": ([], [0]), "unit": ([3], [1 << 12, 1 << 16, 1 << 18])}
+    nodes = [
+        helper.make_node("Gather", ["frame", "first"], ["conf"], axis=3),
+        helper.make_node("Cast", ["frame"], ["whole"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["whole"], ["brightest"], keepdims=0),
+        helper.make_node("Cast", ["brightest"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["unit", "count"], ["size"]),
+        helper.make_node("Expand", ["brightest", "size"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        helper.make_node("Gather", ["whole", "first"], ["red"], axis=3),
+        helper.make_node("Add", ["red", "sum"], ["total"]),
+        helper.make_node("Cast", ["total"], ["mask"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, shape[:3]) for name in ("mask", "conf")],
+        [helper.make_tensor(name, TensorProto.INT64, *value) for name, value in numbers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_that_runs_out_in_mid_run_is_a_resource_error(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    opened = open_backend(hungry_graph(), backend=name, device="cpu", threads=1)
+    black = np.zeros((1, 64, 128, 3), np.uint8)
+    assert not opened.infer(black).mask_NHW.any()
+    with pytest.raises(ResourceError, match=f"{name} cpu fp32 ran out of memory .*; free some memory") as caught:
+        opened.infer(black + 1)  # not the frame before once more
+    assert caught.value.exit_code == 6
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("data", [b"", b"garbage", bytes(1000)])
 def test_garbage_is_refused(name: str, data: bytes) -> None:
@@ -197,19 +288,20 @@ def test_unknown_names(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "onnxruntime"])
-def test_cuda_without_a_gpu_is_said(bundle: Bundle, name: str) -> None:
-    if cuda_driver_present():
+def test_cuda_without_a_gpu_is_said_by_us_alone(bundle: Bundle, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    if not what_cuda_lacks():
         pytest.skip("this machine has a CUDA driver")
-    with pytest.raises(ResourceError, match="CUDA was asked for") as caught:
+    with pytest.raises(ResourceError, match=r"could not use CUDA \((no NVIDIA driver|this ONNX Runtime was)") as caught:
         open_backend(bundle.model_bytes, backend=name, device="cuda")
     assert caught.value.exit_code == 6
+    assert capfd.readouterr() == ("", "")
 
 
 def test_auto_takes_what_is_here(bundle: Bundle, golden: tuple[Frames, Frames]) -> None:
     opened = open_backend(bundle.model_bytes)
     assert opened.name.endswith("fp32")
     assert (opened.infer(golden[0][:1]).mask_NHW == golden[1][:1]).mean() >= 0.9999
-    if not cuda_driver_present():
+    if what_cuda_lacks():
         try:
             import openvino  # noqa: F401 - is it there at all
         except ImportError:

@@ -76,7 +76,7 @@ def rebuilt(cache: EngineCache, key: EngineKey = KEY) -> str:
     found = cache.obtain(key, lambda: b"new plan", say=lines.append)
     assert found is not None
     assert found.data == b"new plan"
-    assert found == cache.load(key)
+    assert found == cache.find(key)
     (line,) = lines
     return line
 
@@ -105,13 +105,27 @@ def test_the_engine_is_a_pure_plan_in_a_private_folder(cache: EngineCache) -> No
 def test_any_field_that_differs_is_another_engine(cache: EngineCache, field: str) -> None:
     store(cache)
     wanted = KEY.model_copy(update={field: OTHER[field]})
-    assert cache.load(wanted) is None
+    assert isinstance(cache.find(wanted), str)
     line = rebuilt(cache, wanted)
     if field in {"onnx_sha256", "product"}:
         assert "there is none yet for this model" in line
     else:
         assert f"{field} was {getattr(KEY, field)} and is now {OTHER[field]}; it took 0 s the last time" in line
     assert cache.obtain(KEY, never) is not None
+
+
+def test_an_entry_may_vanish_while_entries_are_listed(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(cache)
+    evicted = sidecar_path(store(cache, KEY.model_copy(update=OTHER)))
+    glob = Path.glob  # replaced: nothing real evicts exactly between two looks at the folder
+
+    def then_evict(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        evicted.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", then_evict)
+    assert [sidecar.key for sidecar in cache.sidecars()] == [KEY]
 
 
 def test_every_field_is_tried() -> None:
@@ -144,7 +158,7 @@ def test_no_flipped_byte_is_ever_handed_out(cache: EngineCache) -> None:
         changed = bytearray(PLAN)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
-        assert cache.load(KEY) is None
+        assert isinstance(cache.find(KEY), str)
     assert "bytes were changed since it was built" in rebuilt(cache)
 
 
@@ -153,8 +167,8 @@ def test_no_flipped_byte_of_the_sidecar_gives_a_wrong_engine(cache: EngineCache)
     good = path.read_bytes()
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        found = cache.load(KEY)
-        assert found is None or (found.data, found.sidecar.key) == (PLAN, KEY)
+        found = cache.find(KEY)
+        assert isinstance(found, str) or (found.data, found.sidecar.key) == (PLAN, KEY)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b"null", b"{" * 5000])
@@ -172,9 +186,9 @@ def test_engine_missing_or_without_sidecar(cache: EngineCache) -> None:
 
 def test_what_was_hashed_is_what_is_handed_out(cache: EngineCache) -> None:
     path = store(cache)
-    found = cache.load(KEY)
+    found = cache.find(KEY)
     path.write_bytes(b"changed after the check")
-    assert found is not None
+    assert isinstance(found, VerifiedEngine)
     assert hashlib.sha256(found.data).hexdigest() == found.sidecar.engine_sha256
 
 
@@ -267,7 +281,7 @@ def test_a_killed_build_leaves_no_entry_and_no_lock(cache: EngineCache, tmp_path
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
-    assert cache.load(KEY) is None
+    assert isinstance(cache.find(KEY), str)
     assert cache.obtain(KEY, lambda: PLAN, say=lines.append) is not None
     assert lines == ["building a TensorRT engine: there is none yet for this model; it may take minutes"]
 
@@ -305,7 +319,7 @@ def test_a_folder_that_is_a_link_or_a_file_is_refused(cache: EngineCache, tmp_pa
 def test_what_belongs_to_another_user_is_refused(cache: EngineCache) -> None:
     path = store(cache)
     os.chown(path, 12345, 12345)
-    assert cache.load(KEY) is None
+    assert isinstance(cache.find(KEY), str)
     os.chown(cache.folder, 12345, 12345)
     with pytest.raises(UsageError, match="belongs to user 12345, not to you"):
         EngineCache(cache.folder)
@@ -324,7 +338,7 @@ def test_a_pipe_in_place_of_an_engine_does_not_hang(cache: EngineCache) -> None:
     path = store(cache)
     path.unlink()
     os.mkfifo(path)
-    assert cache.load(KEY) is None
+    assert isinstance(cache.find(KEY), str)
 
 
 def test_sidecars_are_listed_newest_first(cache: EngineCache) -> None:
@@ -354,7 +368,7 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_reading_an_engine_from_anywhere(cache: EngineCache, tmp_path: Path) -> None:
     path = store(cache)
-    assert read_engine(path) == cache.load(KEY)
+    assert read_engine(path) == cache.find(KEY)
     assert isinstance(read_engine(path), VerifiedEngine)
     path.write_bytes(PLAN[:-1] + b"x")
     with pytest.raises(IntegrityError, match="bytes were changed since it was built") as caught:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, sidecar_path
+from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, VerifiedEngine, sidecar_path
 from cdga_sdk.backends.engine_eviction import entry_lock, limit_bytes
 from cdga_sdk.errors import UsageError
 
@@ -53,7 +53,7 @@ def kept(cache: EngineCache) -> set[str]:
 
 def test_what_was_not_used_for_longest_goes(cache: EngineCache) -> None:
     assert store(cache, "a", 1) == store(cache, "b", 2) == []
-    assert cache.load(key("a")) is not None  # used now, so b is the older one
+    assert isinstance(cache.find(key("a")), VerifiedEngine)  # used now, so b is the older one
     (line,) = store(cache, "c", 3)
     assert line.startswith("engine cache above 0.000232")
     assert line.endswith(" GiB (CDGA_CACHE_GIB): deleted the 1 not used for longest, 0.00 GiB")
@@ -155,4 +155,4 @@ def test_a_cache_that_cannot_be_written_to_is_used_all_the_same(
         raise PermissionError(path)
 
     monkeypatch.setattr(os, "utime", refuse)
-    assert cache.load(key("a")) is not None
+    assert isinstance(cache.find(key("a")), VerifiedEngine)

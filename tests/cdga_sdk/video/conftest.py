@@ -36,11 +36,13 @@ def make_clip(
     codec: str = "libx264",
     options: dict[str, str] | None = None,
     movflags: str = "",
+    b_frames: int = 0,
     rotation: float | None = None,
     hflip: bool = False,
+    sample_aspect_ratio: Fraction | None = None,
     pictures: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Path:
-    """Encode frames with a keyframe every 10 and no B-frames, in the container that the name asks for."""
+    """Encode frames with a keyframe every 10, in the container that the name asks for."""
     time_base = 1 / rate if time_base is None else time_base
     pts = list(range(num_frames)) if pts is None else pts
     pictures = pictures or [picture(i, size_wh) for i in range(len(pts))]
@@ -49,7 +51,9 @@ def make_clip(
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size_wh, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = time_base
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = 10, 0
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = 10, b_frames
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         if rotation is not None:
             stream.set_display_rotation(rotation, hflip=hflip)
         for tick, image in zip(pts, pictures, strict=True):

@@ -473,7 +473,7 @@ def test_run_s_labels_are_its_masks_at_the_source_s_times(segmenter: Segmenter, 
     pts = [100, 133, 167, 200, 400, 600, 601, 1000]
     ride = clip("ride.mkv", pts=pts, time_base=Fraction(1, 1000), size_wh=(66, 50))
     summary = run(segmenter, ride, tmp_path / "run", options=VideoOptions(vid_stride=3))
-    assert summary.outputs == ["labels.nut", "masks", "stats.jsonl"]
+    assert summary.outputs == ["labels.nut", "masks", "stats.jsonl", "summary.json"]
     frames = list(read_labels(tmp_path / "run/labels.nut"))
     stats = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
     assert [f.pts for f in frames] == [100, 200, 601]
@@ -516,6 +516,13 @@ def test_stopped_run_keeps_its_labels(segmenter: Segmenter, ride: Path, tmp_path
     frames = list(read_labels(tmp_path / "labels.partial.nut"))
     assert len(frames) == 7
     assert is_beginning(frames, masks, [f.pts for f in frames])
+
+
+def test_a_video_too_small_for_labels_is_its_own_fault(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    path = clip("dot.mkv", codec="ffv1", size_wh=(1, 1), num_frames=2)
+    with pytest.raises(InputError, match=r"dot.mkv: its frames are 1x1; 'labels' wants 2x2 or more; save masks"):
+        run(segmenter, path, tmp_path / "run")
+    assert names(tmp_path) == ["dot.mkv"]
 
 
 def test_images_make_no_label_stream(segmenter: Segmenter, tmp_path: Path) -> None:

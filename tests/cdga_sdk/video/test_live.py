@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_every_frame_of_a_stream_with_its_time() -> None:
     assert frames[0].image_bgr.shape == (48, 64, 3)
     assert (source.size_wh, source.codec, source.average_rate) == ((64, 48), "h264", Fraction(25))
     assert (source.dropped_frames, source.reconnects, source.corrupt_packets, source.is_lost) == (0, 0, 0, True)
+
+
+def test_shape_of_pixels(clip: Clip) -> None:
+    stream = clip("a.ts", num_frames=5, sample_aspect_ratio=Fraction(4, 3)).read_bytes()
+    with LiveServer([stream]) as server:
+        source, frames = read(server)
+    assert (source.sample_aspect_ratio, len(frames)) == (Fraction(4, 3), 5)
 
 
 # In a process of its own: PyAV keeps the interpreter's lock while it waits for somebody to connect.
@@ -344,11 +352,21 @@ def test_an_address_cannot_lead_to_a_file(clip: Clip) -> None:
 
 
 def test_wrong_options() -> None:
-    for options in ({"mode": "sometimes"}, {"reconnect_s": -1}, {"reconnect_s": float("nan")}, {"vid_stride": 0}):
+    wrong: list[dict[str, Any]] = [{"mode": "sometimes"}, {"reconnect_s": -1}, {"reconnect_s": math.nan}]
+    wrong += [{"vid_stride": 0}, {"end_s": math.inf}, {"end_s": math.nan}, {"start_s": math.inf}]
+    for options in wrong:
         with pytest.raises(UsageError):
             LiveSource("tcp://127.0.0.1:9", **options)
     with pytest.raises(UsageError, match="neither an address nor a camera"):
         LiveSource("ride.mp4")
+
+
+def test_close_without_entering() -> None:
+    source = LiveSource("tcp://127.0.0.1:9")
+    source.close()
+    source.close()
+    with pytest.raises(UsageError, match="can be opened once"):
+        source.__enter__()
 
 
 def test_it_is_read_once() -> None:

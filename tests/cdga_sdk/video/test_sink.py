@@ -78,7 +78,7 @@ def names(folder: Path) -> list[str]:
 def test_constant_rate_is_exact(tmp_path: Path, rate: Fraction, time_base: Fraction, pts: list[int]) -> None:
     path = tmp_path / "out.mp4"
     write(path, pts, rate=rate, time_base=time_base)
-    assert decoded(path)[0] == [tick * time_base for tick in pts]
+    assert decoded(path)[0] == [(tick - pts[0]) * time_base for tick in pts]
     info = probe(path)
     assert (info.average_rate, info.num_frames) == (rate, len(pts))
     assert info.duration_s == pytest.approx(len(pts) / rate)
@@ -88,14 +88,28 @@ def test_variable_rate_is_exact(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     pts = [100, 133, 167, 200, 400, 600, 800, 1000, 1033, 1034, 1090, 5000, 5033]
     write(path, pts, rate=Fraction(30), time_base=Fraction(1, 1000))
-    assert decoded(path)[0] == [Fraction(tick, 1000) for tick in pts]
+    assert decoded(path)[0] == [Fraction(tick - 100, 1000) for tick in pts]
     assert probe(path).num_frames == len(pts)
 
 
-def test_negative_start_is_moved_to_zero(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [-40, 0, 20_000, 40_000_000])
+def test_clock_starts_at_zero(tmp_path: Path, first: int) -> None:
+    """An MP4 that starts later is as much longer, and empty until then."""
     path = tmp_path / "out.mp4"
-    write(path, [-40, -20, 0, 70], time_base=Fraction(1, 1000))
+    sink = write(path, [first, first + 20, first + 40, first + 110], time_base=Fraction(1, 1000))
+    assert sink.start_s == first / 1000
     assert decoded(path)[0] == [Fraction(t, 1000) for t in (0, 20, 40, 110)]
+    with av.open(str(path)) as container:
+        assert container.start_time == 0
+        assert 0.11 <= (container.duration or 0) / av.time_base <= 0.2
+
+
+def test_clock_of_a_partial_file_starts_at_zero(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), sink_at(tmp_path / "out.mp4") as sink:  # noqa: PT012 - the loop is stopped
+        for tick in range(1000, 1020):
+            sink.write(picture(tick), tick)
+        raise KeyboardInterrupt
+    assert decoded(sink.path)[0] == [tick * TICK for tick in range(20)]
 
 
 def test_keyframe_at_least_every_two_seconds(tmp_path: Path) -> None:
@@ -262,6 +276,22 @@ def test_disk_full_while_closing(tmp_path: Path, full_disk_after: FullDisk) -> N
     assert names(tmp_path) == ["out.partial.mp4"]
 
 
+def test_disk_full_within_the_last_packet(tmp_path: Path, full_disk_after: FullDisk) -> None:
+    """A part of it can be read back, so that the packets' number alone tells of nothing."""
+    size = _size_of_partial(tmp_path / "whole.mp4")
+    with pytest.raises(ResourceError, match="its last 1 frame did not reach"), full_disk_after(size - 1000):
+        _size_of_partial(tmp_path / "out.mp4")
+    assert names(tmp_path) == ["out.partial.mp4", "whole.mp4"]
+
+
+def _size_of_partial(path: Path) -> int:
+    with sink_at(path, crf=1) as sink:
+        for tick in range(10):
+            sink.write(picture(tick), tick)
+        sink._close_partial()
+        return sink.path.stat().st_size
+
+
 def test_disk_full_while_publishing(tmp_path: Path, full_disk_after: FullDisk) -> None:
     with sink_at(tmp_path / "out.mp4") as sink:
         for tick in range(30):
@@ -323,6 +353,7 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
         ({"preset": "warp"}, "preset"),
+        ({"sample_aspect_ratio": Fraction(0)}, "sample_aspect_ratio"),
         ({"tags": replace(BT709, range=ColorRange.JPEG)}, "wanted limited range"),
         ({"tags": replace(BT709, matrix=9)}, "matrix"),
         ({"tags": replace(BT709, primaries=0)}, "reserved"),

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.opencv import cv2
-from cdga_sdk.video.source import Frame, VideoSource, _Clock, is_video_file, sniff
+from cdga_sdk.video.container import is_video_file, sniff
+from cdga_sdk.video.decoder import Decoder
+from cdga_sdk.video.source import Frame, VideoSource, _Clock
 
 Clip = Callable[..., Path]
 Image = NDArray[np.uint8]
@@ -258,27 +260,43 @@ def test_properties(clip: Clip) -> None:
     rate = Fraction(30000, 1001)
     with VideoSource(clip("p.mp4", num_frames=7, size_wh=(66, 50), rate=rate)) as source:
         assert (source.size_wh, source.average_rate, source.codec) == ((66, 50), rate, "h264")
-        assert (source.num_frames_hint, source.rotation_degrees) == (7, 0)
+        assert source.num_frames_hint == 7
         frames = list(source)
     assert all(b.pts * source.time_base - a.pts * source.time_base == 1 / rate for a, b in pairwise(frames))
 
 
 @pytest.mark.parametrize(
-    ("counterclockwise", "clockwise", "order"),
-    [(90, 270, [1, 3, 0, 2]), (180, 180, [3, 2, 1, 0]), (270, 90, [2, 0, 3, 1]), (None, 0, [0, 1, 2, 3])],
+    ("counterclockwise", "order"),
+    [(90, [1, 3, 0, 2]), (180, [3, 2, 1, 0]), (270, [2, 0, 3, 1]), (None, [0, 1, 2, 3])],
 )
 def test_rotation_is_applied_once_and_as_opencv_does(
-    clip: Clip, counterclockwise: float | None, clockwise: int, order: list[int]
+    clip: Clip, counterclockwise: float | None, order: list[int]
 ) -> None:
     path = clip("turned.mp4", pictures=[quadrants()] * 2, num_frames=2, rotation=counterclockwise)
     with VideoSource(path) as source:
         frame = next(iter(source))
-        assert source.rotation_degrees == clockwise
         assert source.size_wh == (frame.image_bgr.shape[1], frame.image_bgr.shape[0])
     assert corners(frame.image_bgr) == order
     capture = cv2.VideoCapture(str(path))
     assert np.abs(capture.read()[1].astype(int) - frame.image_bgr).max() <= 3
     capture.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "rotation", "ratio", "wanted"),
+    [
+        ("a.mp4", None, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mp4", 90, Fraction(4, 3), Fraction(3, 4)),
+        ("a.mp4", 180, Fraction(4, 3), Fraction(4, 3)),
+        ("a.mkv", None, Fraction(16, 11), Fraction(16, 11)),
+        ("a.ts", None, None, Fraction(1)),
+    ],
+)
+def test_shape_of_pixels(
+    clip: Clip, name: str, rotation: float | None, ratio: Fraction | None, wanted: Fraction
+) -> None:
+    with VideoSource(clip(name, num_frames=2, rotation=rotation, sample_aspect_ratio=ratio)) as source:
+        assert source.sample_aspect_ratio == wanted
 
 
 def test_mirrored_selfie_camera(clip: Clip) -> None:
@@ -307,6 +325,26 @@ def test_stride_range_and_max_frames(clip: Clip) -> None:
 def test_start_without_an_index_misses_nothing(clip: Clip) -> None:
     frames = read(clip("r.ts", num_frames=50), start_s=1.0)
     assert np.allclose([f.image_bgr.mean() for f in frames], [30 + 5 * i % 200 for i in range(25, 50)], atol=5)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("r.mp4", "mpeg4"), ("r.mkv", "mpeg4"), ("r.mp4", "libx264")])
+def test_every_start_with_b_frames_misses_nothing(clip: Clip, name: str, codec: str) -> None:
+    """An MP4 is sought in by decoding times, and a keyframe is decoded before it is shown."""
+    path = clip(name, num_frames=25, codec=codec, b_frames=2, options={"x264-params": "open-gop=1:scenecut=0"})
+    whole = [f.pts for f in read(path)]
+    assert len(whole) == 25
+    for index in range(25):
+        with VideoSource(path, start_s=index / 25, max_frames=3) as source:
+            assert [f.pts for f in source] == whole[index : index + 3]
+            assert (source.corrupt_packets, source.repaired_pts) == (0, 0)
+
+
+def test_a_start_that_no_keyframe_lies_before_is_decoded_to(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clip("r.mp4", num_frames=25)
+    whole = [f.pts for f in read(path)]
+    sought = Decoder._seek
+    monkeypatch.setattr(Decoder, "_seek", lambda decoder, _: sought(decoder, whole[20]))
+    assert [f.pts for f in read(path, start_s=0.6)] == whole[15:]
 
 
 def test_size_change_in_midstream(tmp_path: Path, clip: Clip) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
@@ -263,6 +265,25 @@ def test_an_error_of_the_items_comes_behind_what_was_begun(at_once: int) -> None
     assert [next(made) for _ in range(5)] == list("01234")
     with pytest.raises(Mine):
         next(made)
+
+
+@pytest.mark.signals
+def test_an_interruption_does_not_wait_for_what_was_never_begun() -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def make(_: int) -> None:
+        time.sleep(0.5)
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    started_s = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.2)  # two are being made then, and one waits
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(in_order(make, range(9), at_once=2))
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert time.monotonic() - started_s < STOP_S
 
 
 def test_a_second_interruption_abandons_a_busy_writer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

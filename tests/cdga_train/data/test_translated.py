@@ -14,13 +14,14 @@ import torch
 from cdga_sdk.errors import InputError
 from cdga_sdk.image import write_png
 from cdga_sdk.preprocess import UInt8Array
-from cdga_train.checkpoint import LAST, load_checkpoint
+from cdga_train.checkpoint import load_checkpoint
 from cdga_train.config import TrainConfig
 from cdga_train.data.batches import Batches
 from cdga_train.data.paired_files import PairedFiles
 from cdga_train.data.spec import open_labelled
 from cdga_train.data.translated import TranslatedFiles
 from cdga_train.rounds import train_run
+from cdga_train.run_layout import LAST
 from cdga_train.state import TrainingState
 from tests.published_layouts import SIZE_WH, frames, make_cityscapes, make_gta5, write_jpeg
 

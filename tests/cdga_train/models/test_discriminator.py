@@ -133,7 +133,7 @@ def test_groups_and_images_are_scored_apart_and_in_order() -> None:
 @pytest.mark.parametrize(("height", "width"), [(15, 64), (64, 15)])
 def test_maps_below_the_minimum_are_refused(height: int, width: int) -> None:
     prob, group = maps(1, 1, 3, height, width), maps(2, 1, 2, height, width)
-    message = rf"maps of {width}x{height}, and each side must be at least 16"
+    message = rf"maps of {width}x{height}, and each side must be at least 16; use a larger imgsz"
     with pytest.raises(UsageError, match=message):
         GroupDiscriminator(3)(prob, group, group_distribution(prob, group))
     with pytest.raises(UsageError, match=message):

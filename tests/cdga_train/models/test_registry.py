@@ -75,6 +75,7 @@ def test_backbone_and_head_are_all_there_is(name: str, network: SegmentationNetw
     assert not set(parts[0]) & set(parts[1])
     assert network.num_classes == CLASSES
     assert NETWORKS[name].size_multiple == network.size_multiple
+    assert NETWORKS[name].output_stride == network.output_stride
 
 
 def test_the_head_alone_knows_the_classes(name: str, network: SegmentationNetwork) -> None:

@@ -28,10 +28,10 @@ from cdga_train.data.base import Dataset
 from cdga_train.data.layouts import LAYOUTS
 from cdga_train.data.listing import Listing, list_split
 from cdga_train.data.paired_files import open_listing
-from cdga_train.data.street_frames import StreetsDataset
+from cdga_train.data.street_frames import STREETS, StreetsDataset
 from cdga_train.data.video import VideoDataset
 
-__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "without_place"]
+__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "refuse_unknown", "video_of", "without_place"]
 
 KINDS: Final = ("streets", *LAYOUTS, "video")
 
@@ -70,6 +70,25 @@ def list_files(spec: str, split: str) -> Listing:
     if kind not in LAYOUTS:
         raise UsageError(f"'{spec}' is not made of image files", fix=f"use one of {', '.join(LAYOUTS)}")
     return _listing(kind, place, split, with_labels=True)
+
+
+def refuse_unknown(spec: str) -> None:
+    """Refuse what names no data, without looking for them.
+
+    Raises:
+        UsageError: Not a known kind, or no place.
+    """
+    _kind_and_place(spec)
+
+
+def video_of(spec: str) -> str | None:
+    """The file of ``video:FILE``; None where ``spec`` is of another kind.
+
+    Raises:
+        UsageError: Not a known kind.
+    """
+    kind, place = _kind_and_place(spec)
+    return place if kind == "video" else None
 
 
 def without_place(spec: str) -> str:
@@ -117,5 +136,8 @@ def _hint(spec: str, kind: str) -> str:
         if spec and Path(spec).exists():
             guess = "folder" if Path(spec).is_dir() else "video"
             return f"did you mean '{guess}:{spec}'?"
+    if kind in KINDS:
+        places = {"streets": f"one of {', '.join(f'streets:{world}' for world in STREETS)}", "video": "video:FILE"}
+        return f"write {places.get(kind, f'{kind}:PATH')}"
     near = get_close_matches(kind, KINDS, n=1)
     return f"did you mean '{near[0]}:...'?" if near else f"write KIND:PLACE with KIND one of {', '.join(KINDS)}"

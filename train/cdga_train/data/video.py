@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdga_sdk.errors import InputError
@@ -9,7 +12,7 @@ from cdga_sdk.preprocess import UInt8Array, resize_image
 from cdga_sdk.video.source import VideoSource
 from cdga_train.data.base import Sample
 
-__all__ = ["VideoDataset"]
+__all__ = ["VideoDataset", "VideoReport", "check_video"]
 
 
 class VideoDataset:
@@ -55,3 +58,51 @@ class VideoDataset:
     def __getitem__(self, index: int) -> Sample:
         number, image_bgr = self._frames[index]
         return Sample(name=f"{self._stem}_{number:06d}", image_bgr=image_bgr, label=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoReport:
+    """What a video holds.
+
+    Attributes:
+        frames: Those that can be decoded.
+        damaged_frames: Those of them that are damaged or concealed.
+        lost_packets: Parts of the stream that gave no frame.
+        seconds: From the first frame to the last.
+        image_sizes_wh: How many frames have each (width, height).
+    """
+
+    frames: int
+    damaged_frames: int
+    lost_packets: int
+    seconds: float
+    image_sizes_wh: dict[tuple[int, int], int]
+
+
+def check_video(place: str, on_frame: Callable[[int], None] = lambda _: None) -> VideoReport:
+    """Decode a whole video, as training will.
+
+    Args:
+        place: The video file.
+        on_frame: Called with the number of frames done.
+
+    Raises:
+        InputError: Not a video that can be decoded.
+    """
+    frames = damaged = 0
+    times: list[float] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    with VideoSource(place) as source:
+        for frame in source:
+            frames, damaged = frames + 1, damaged + frame.is_corrupt
+            times = [*times[:1], frame.time_s]
+            sizes[frame.image_bgr.shape[1], frame.image_bgr.shape[0]] += 1
+            on_frame(frames)
+        lost = source.corrupt_packets
+    return VideoReport(
+        frames=frames,
+        damaged_frames=damaged,
+        lost_packets=lost,
+        seconds=times[-1] - times[0],
+        image_sizes_wh=dict(sizes),
+    )

@@ -154,5 +154,5 @@ def _check_size(height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
         raise UsageError(
             f"the discriminator got maps of {width}x{height}, and each side must be at least {MIN_SIDE}",
-            fix="train on larger images, or align at the resolution of the input",
+            fix="use a larger imgsz, or align_resolution=input",
         )

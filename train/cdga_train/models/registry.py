@@ -35,12 +35,14 @@ class NetworkSpec:
         published: The names of the published tensors.
         imagenet_file: Finds ImageNet weights in an installed package; None where no package brings them.
         size_multiple: Both sides of the input must be multiples of this.
+        output_stride: Image pixels per logit, along each side.
         is_deterministic_on_cuda: Whether torch has a deterministic gradient of every layer there.
     """
 
     build: Callable[[int], SegmentationNetwork]
     published: PublishedNames
     size_multiple: int
+    output_stride: int
     imagenet_file: Callable[[], Path] | None = None
     is_deterministic_on_cuda: bool = True
 
@@ -82,6 +84,7 @@ def _deeplab(depth: deeplabv2.Depth, *, caffe_strides: bool) -> NetworkSpec:
         build=partial(DeepLabV2, depth=depth, caffe_strides=caffe_strides),
         published=deeplabv2.PUBLISHED[depth],
         size_multiple=DeepLabV2.size_multiple,
+        output_stride=DeepLabV2.output_stride,
     )
 
 
@@ -95,17 +98,20 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
             build=LRASPPMobileNetV3,
             published=lraspp.PUBLISHED,
             size_multiple=LRASPPMobileNetV3.size_multiple,
+            output_stride=LRASPPMobileNetV3.output_stride,
         ),
         "lite0_fpn": NetworkSpec(
             build=Lite0FPN,
             published=lite0.PUBLISHED,
             imagenet_file=lite0.imagenet_file,
             size_multiple=Lite0FPN.size_multiple,
+            output_stride=Lite0FPN.output_stride,
         ),
         "efficientvit_b0": NetworkSpec(
             build=EfficientViTSeg,
             published=efficientvit.PUBLISHED,
             size_multiple=EfficientViTSeg.size_multiple,
+            output_stride=EfficientViTSeg.output_stride,
             is_deterministic_on_cuda=False,
         ),
     }

@@ -1,0 +1,50 @@
+"""Which file of a run's folder is what. Needs no torch; the files themselves are read by `cdga_train.checkpoint`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from cdga_sdk.errors import InputError
+
+__all__ = ["CANDIDATES", "LAST", "METRICS", "PREVIOUS", "ROUNDS", "SELECTION", "candidate_file", "find_checkpoint"]
+
+LAST: Final = "last.safetensors"
+PREVIOUS: Final = "previous.safetensors"
+SELECTION: Final = "selection.json"
+ROUNDS: Final = ("round1", "round2")
+METRICS: Final = "metrics.jsonl"
+CANDIDATES: Final = "checkpoints"
+
+
+def candidate_file(folder: Path, iteration: int) -> Path:
+    """Where a round keeps the network of an iteration, to be chosen from."""
+    return folder / CANDIDATES / f"{iteration:06d}.safetensors"
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself, or the result of the run in the folder ``path``.
+
+    That is the checkpoint chosen without labels (``selection.json``), else the last one, of the last round with one.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError("no such checkpoint", where=path, fix="name a checkpoint or a run of cdga train")
+        return path
+    for folder in (*(path / name for name in reversed(ROUNDS)), path):
+        if (folder / LAST).is_file():
+            return _chosen(folder) or folder / LAST
+    raise InputError(f"no {LAST} in this folder", where=path, fix="name a checkpoint or a run of cdga train")
+
+
+def _chosen(folder: Path) -> Path | None:
+    try:
+        record = json.loads((folder / SELECTION).read_text(encoding="utf-8"))
+        file = candidate_file(folder, int(record["iteration"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return file if file.is_file() else None
