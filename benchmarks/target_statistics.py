@@ -10,6 +10,8 @@ running statistics are a mixture of the two, it tells what the mixture costs. Th
         --json benchmarks/results/statistics_streets_camvid.json
     python -m benchmarks.target_statistics runs/study/two_rounds \
         --json benchmarks/results/statistics_streets_camvid_two_rounds.json
+    python -m benchmarks.target_statistics runs/study/changed \
+        --json benchmarks/results/statistics_day_dusk_changed.json
 """
 
 from __future__ import annotations
