@@ -19,10 +19,12 @@ def few_threads() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def heeds_ctrl_c() -> None:
-    """A shell starts what runs in its background deaf to SIGINT, which this process and those it starts inherit."""
+def heeds_signals() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and nohup to SIGHUP; who is started inherits it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
