@@ -139,6 +139,27 @@ def _deeplab() -> str:
     return table(("network", "by", "ms", "time of cdga [95 %]"), rows)
 
 
+def _bundles() -> str:
+    """Runtimes and precisions of a bundle, as ``cdga bench`` has measured them."""
+    rows: list[tuple[str, ...]] = []
+    for name in ("bench_efficientvit_b0", "bench_lraspp"):
+        report = results(name)
+        scopes = report["scopes"]
+        agreement = {one["name"]: one["agreement"] for one in report["contenders"]}
+        height, width = report["size_hw"]
+        for contender, row in scopes["file"]["contenders"].items():
+            times = (
+                f"{scopes[scope]['contenders'][contender]['median_ms']:.1f}" for scope in ("model", "frame", "file")
+            )
+            faster = "void" if scopes["file"]["is_void"] else ratio(row["speed_up"])
+            labels = f"{100 * agreement[contender]:.2f}" if contender in agreement else ""
+            of_stage = f"{row['of_slowest_stage']['median']:.2f}"
+            case = f"{name.removeprefix('bench_')}, {width}x{height}, {report['frames']} frames"
+            rows.append((case, contender, *times, f"{row['frames_per_s']:.1f}", of_stage, faster, labels))
+    header = ("network, clip", "runtime", "model, ms", "frame, ms", "file, ms", "file, frames/s", "over slowest stage")
+    return table((*header, "speed-up [95 %]", "worst golden frame, %"), rows)
+
+
 def _label_stream() -> str:
     report = results("label_stream")
     rows: list[tuple[str, ...]] = []
@@ -158,5 +179,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "tail": _tail,
     "encoder": _encoder,
     "deeplab": _deeplab,
+    "bundles": _bundles,
     "label-stream": _label_stream,
 }

@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 
 from benchmarks import pages
 from benchmarks.studies import differences, interval, scores, standard_error
+from benchmarks.study_curves import PICTURES
 from cdga_export.deploy import deployment_texts, trtexec_command
 from cdga_export.parity import MIN_AGREEMENT
 from cdga_sdk.bundle import Bundle
@@ -155,7 +156,7 @@ def test_every_page_s_tables_are_the_json() -> None:
     texts = [page.read_text(encoding="utf-8") for page in pages.PAGES]
     assert [pages.rendered(text) for text in texts] == texts
     assert set(re.findall("<!-- table: (.*) -->", "".join(texts))) == pages.TABLES.keys()
-    for place, draw in pages.PICTURES.items():
+    for place, draw in PICTURES.items():
         assert (ROOT / place).read_text(encoding="utf-8") == draw(), place
         assert f"]({Path(place).relative_to('docs')})" in RESULTS
 
