@@ -227,7 +227,8 @@ def segment_video(
         return frames.num_frames_expected if options == _whole_video(options) else None
 
     def plan(frames: VideoSource | LiveSource) -> RunPlan:
-        if "video" in save and video_path.parent != folder:  # not before the source is open: a bad one leaves nothing
+        is_in_own_folder = owns_folder and video_path.parent == folder  # which the run makes, and takes away if empty
+        if "video" in save and not is_in_own_folder:  # not before the source is open: a bad one leaves nothing behind
             make_folder_of(video_path)
         return RunPlan(
             folder=folder,

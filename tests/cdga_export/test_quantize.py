@@ -183,5 +183,5 @@ def test_a_precision_is_chosen_where_the_bundle_is_used(
     image = bundle.path / "golden" / f"{frames[0].name}.png"
     segment = ["segment", str(image), "--model", str(bundle.path), "--save", "masks", "-o", str(tmp_path / "out")]
     assert run([*segment, "--quiet", "--precision", "fp16", "--backend", "onnxruntime"]) == 0
-    assert run([*segment, "--quiet", "--precision", "int8"]) == 2
+    assert run([*segment, "--quiet", "--precision", "int8", "--exist-ok"]) == 2
     assert "no precision 'int8' in this bundle; use one of fp32, fp16" in capsys.readouterr().err

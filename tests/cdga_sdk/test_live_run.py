@@ -67,7 +67,7 @@ def test_a_stream_that_is_lost_for_good_is_exit_code_4(cdga: Callable[..., int],
     with LiveServer([ts(10)], [ts(10, size_wh=(96, 48), first=10)]) as server:
         assert cdga(server.url, "--live", "every-frame", "--reconnect", "1", "-o", "out") == 4
     err = capsys.readouterr().err
-    assert "20 frames, 1 reconnects in " in err
+    assert "20 frames, 1 reconnect in " in err
     assert f"error[E-DEGRADED]: {server.url}: finished, but 1 lost source; see summary.json" in err
     assert names("out") == ["overlay.mp4", "stats.jsonl", "summary.json"]
     summary = summary_of("out")

@@ -128,7 +128,16 @@ def test_every_command_takes_on_incompatible(
     command: str, tiny_bundle: Path, ride: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = {
-        "segment": [str(ride), "--model", str(tiny_bundle), "-o", str(tmp_path / "out"), "--max-frames", "1"],
+        "segment": [
+            str(ride),
+            "--model",
+            str(tiny_bundle),
+            "-o",
+            str(tmp_path / "out"),
+            "--max-frames",
+            "1",
+            "--exist-ok",
+        ],
         "verify": [str(tiny_bundle)],
         "evaluate": [str(tiny_bundle), "--data", f"folder:{labelled_frames(tmp_path / 'data')}"],
     }

@@ -291,7 +291,7 @@ def test_the_command_line_and_calls_without_a_callback_draw_on_the_decoded_plane
         sources=(str(path),),
         output=tmp_path / "command",
         save=("video",),
-        project=tmp_path,
+        project=None,
         name=None,
         exist_ok=False,
         options=options,
