@@ -1,8 +1,9 @@
-"""Make the tables of README.md and docs/ anew from the committed JSON of `benchmarks/results`.
+"""Make the tables and curves of README.md and docs/ anew from the committed JSON of `benchmarks/results`.
 
     python -m benchmarks.pages
 
-Each table lies in its page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds the pages to the JSON.
+Each table lies in its page between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test holds pages and curves to the
+JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from benchmarks import performance, studies
 from benchmarks.markdown import ROOT
+from benchmarks.study_curves import PICTURES
 from cdga_sdk.atomic import write_text
 
 PAGES: Final[tuple[Path, ...]] = (ROOT / "README.md", ROOT / "docs/performance.md", ROOT / "docs/results.md")
@@ -22,9 +24,11 @@ _TABLE: Final = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.
 
 
 def main() -> None:
-    """Write the pages anew."""
+    """Write the pages and pictures anew."""
     for page in PAGES:
         write_text(page, rendered(page.read_text(encoding="utf-8")))
+    for place, draw in PICTURES.items():
+        write_text(ROOT / place, draw())
 
 
 def rendered(page: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +69,9 @@ def _peers(scope: str) -> str:
 
 def _stages() -> str:
     rows: list[tuple[str, ...]] = []
-    for one in results("peers")["questions"]:
+    report = results("peers")
+    cores = _cores(report["machine"])
+    for one in report["questions"]:
         peers = one["scopes"]["file"]["peers"]
         case = f"{one['network']}, {Path(one['clip']).stem}"
         for title, names in _STAGES.items():
@@ -77,7 +80,16 @@ def _stages() -> str:
         whole = (f"{peers[variant]['median_ms']:.1f}" for variant in (BEFORE, OURS))
         rows.append((case, "**file, a frame**", *whole))
         rows.append((case, "**file over its slowest stage**", "", f"{_of_slowest_stage(peers[OURS]):.2f}"))
+        of_floor = (f"{cores * peers[v]['median_ms'] / peers[v]['cpu_ms']:.2f}" for v in (BEFORE, OURS))
+        rows.append((case, "**file over its CPU time on all cores**", *of_floor))
     return table(("network, frames", "stage", "naive, ms", "cdga, ms"), rows)
+
+
+def _cores(machine: str) -> int:
+    """Of a report's machine: ``x86_64, AMD EPYC, 2 cores, 2 threads``."""
+    found = re.search(r"(\d+) cores", machine)
+    assert found is not None, machine
+    return int(found[1])
 
 
 def _of_slowest_stage(row: Mapping[str, Any]) -> float:
@@ -127,6 +139,27 @@ def _deeplab() -> str:
     return table(("network", "by", "ms", "time of cdga [95 %]"), rows)
 
 
+def _bundles() -> str:
+    """Runtimes and precisions of a bundle, as ``cdga bench`` has measured them."""
+    rows: list[tuple[str, ...]] = []
+    for name in ("bench_efficientvit_b0", "bench_lraspp"):
+        report = results(name)
+        scopes = report["scopes"]
+        agreement = {one["name"]: one["agreement"] for one in report["contenders"]}
+        height, width = report["size_hw"]
+        for contender, row in scopes["file"]["contenders"].items():
+            times = (
+                f"{scopes[scope]['contenders'][contender]['median_ms']:.1f}" for scope in ("model", "frame", "file")
+            )
+            faster = "void" if scopes["file"]["is_void"] else ratio(row["speed_up"])
+            labels = f"{100 * agreement[contender]:.2f}" if contender in agreement else ""
+            of_stage = f"{row['of_slowest_stage']['median']:.2f}"
+            case = f"{name.removeprefix('bench_')}, {width}x{height}, {report['frames']} frames"
+            rows.append((case, contender, *times, f"{row['frames_per_s']:.1f}", of_stage, faster, labels))
+    header = ("network, clip", "runtime", "model, ms", "frame, ms", "file, ms", "file, frames/s", "over slowest stage")
+    return table((*header, "speed-up [95 %]", "worst golden frame, %"), rows)
+
+
 def _label_stream() -> str:
     report = results("label_stream")
     rows: list[tuple[str, ...]] = []
@@ -146,5 +179,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "tail": _tail,
     "encoder": _encoder,
     "deeplab": _deeplab,
+    "bundles": _bundles,
     "label-stream": _label_stream,
 }

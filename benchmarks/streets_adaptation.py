@@ -48,6 +48,7 @@ from cdga_train.data.streets import render_clip
 from cdga_train.evaluate import evaluate
 from cdga_train.loop import Progress
 from cdga_train.models.fused import FusedNetwork
+from cdga_train.panels import GroupedNetwork, group_palette_rgb
 from cdga_train.predict import predict_mask
 from cdga_train.presets import PRESETS
 from cdga_train.rounds import Watcher, train_run
@@ -58,6 +59,7 @@ PRESET_OF = {"source_only": "streets_source_only", "fda": "streets_translation",
 ARMS = {"source_only": "labelled day alone", "fda": "FDA translation alone", "cdga": "CDGA recipe (FDA + losses)"}
 CLIP_SEED = 77
 CLIP_FRAMES = 75
+TITLE_PX = 26
 
 Record = dict[str, object]
 
@@ -179,7 +181,7 @@ def _show(output: Path, seed: int) -> list[str]:
     with Segmenter(bundle) as segmenter:
         summary = segmenter.process_video(clip, output / "segmented", exist_ok=True)
     picture = output / "before_after.png"
-    _draw_before_after(picture, source_only, cdga)
+    write_png(picture, before_after(source_only, cdga))
     return [f"video    {summary.folder}/overlay.mp4", f"bundle   {bundle}", f"picture  {picture}"]
 
 
@@ -193,30 +195,46 @@ def _write_clip(path: Path, config: TrainConfig) -> None:
             sink.write(np.ascontiguousarray(frame.image_rgb[:, :, ::-1]), index)
 
 
-def _draw_before_after(path: Path, before: Path, after: Path, *, num_frames: int = 3) -> None:
-    """Rows of held-out target frames: image, before, after, ground truth."""
+def before_after(
+    before: Path, after: Path, *, with_groups: bool = False, num_frames: int = 3, width_px: int = 480
+) -> UInt8Array:
+    """Image, classes before and after, and ground truth of frames of ``after``'s target that no training saw.
+
+    Args:
+        before: The folder of a run.
+        after: Another.
+        with_groups: Also show each pixel's most probable group; ``after`` has a grouping network.
+        num_frames: Rows of the picture.
+        width_px: Of a panel.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+    """
     networks = {"before: source only": _fused(before / LAST), "after: CDGA recipe": _fused(after / LAST)}
-    config = load_checkpoint(after).config
-    dataset = open_labelled(str(config.target), "val", config.imgsz)
+    checkpoint = load_checkpoint(after / LAST)
+    grouped = GroupedNetwork(checkpoint) if with_groups else None
+    dataset = open_labelled(str(checkpoint.config.target), "val", checkpoint.config.imgsz)
     rows = []
     for index in np.linspace(5, len(dataset) - 5, num_frames).astype(int):
         sample = dataset[int(index)]
         assert sample.label is not None
-        masks = {title: predict_mask(fused, sample.image_bgr) for title, fused in networks.items()}
-        panels = {
-            "unlabelled target": sample.image_bgr,
-            **{title: color_map_bgr(mask) for title, mask in masks.items()},
-            "ground truth (scoring only)": color_map_bgr(sample.label),
-        }
-        rows.append(np.hstack([_panel(title, image) for title, image in panels.items()]))
-    write_png(path, np.vstack(rows))
+        panels = {"unlabelled target": sample.image_bgr}
+        for title, fused in networks.items():
+            panels[title] = color_map_bgr(predict_mask(fused, sample.image_bgr))
+        if grouped is not None:
+            group_hw = grouped.groups(sample.image_bgr).map_hw.astype(np.uint8)
+            panels[f"groups of C, K = {grouped.num_groups}"] = color_map_bgr(
+                group_hw, group_palette_rgb(grouped.num_groups)
+            )
+        panels["ground truth (scoring only)"] = color_map_bgr(sample.label)
+        size_wh = (width_px, round(sample.label.shape[0] * width_px / sample.label.shape[1]))
+        rows.append(np.hstack([_panel(title, image, size_wh) for title, image in panels.items()]))
+    return np.vstack(rows)
 
 
-def _panel(title: str, image_bgr: UInt8Array) -> UInt8Array:
-    height, width = image_bgr.shape[:2]
-    scale = 480 / width
-    large = cv2.resize(image_bgr, (480, round(height * scale)), interpolation=cv2.INTER_NEAREST)
-    cv2.rectangle(large, (0, 0), (480, 26), (0, 0, 0), cv2.FILLED)
+def _panel(title: str, image_bgr: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
+    large = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_NEAREST)
+    cv2.rectangle(large, (0, 0), (size_wh[0], TITLE_PX), (0, 0, 0), cv2.FILLED)
     cv2.putText(large, title, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return np.asarray(cv2.copyMakeBorder(large, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)), np.uint8)
 

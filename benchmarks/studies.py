@@ -14,13 +14,19 @@ from typing import Any, Final
 
 from benchmarks.markdown import results, table
 
-__all__ = ["TABLES", "differences", "interval", "scores", "standard_error"]
+__all__ = ["DAY_DUSK", "TABLES", "TWO_ROUNDS", "called", "differences", "interval", "scores", "standard_error"]
 
 DAY_DUSK: Final = "study_day_dusk"
 STREETS_CAMVID: Final = "study_streets_camvid"
 TWO_ROUNDS: Final = "study_streets_camvid_two_rounds"
 SHARPER: Final = "study_streets_camvid_sharper"
 STRONG_START: Final = "study_strong_start"
+_CHANGED: Final = {
+    DAY_DUSK: "study_day_dusk_changed",
+    TWO_ROUNDS: "study_streets_camvid_two_rounds_changed",
+}
+_WITH_STATISTICS: Final = (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS)
+_HELD_AGAINST: Final = ("cdga", "baseline", "self_training")
 _BELOW: Final = ("source_only", "translation", "self_training", "baseline")  # CDGA, each with less of it
 _GROUPING_LR: Final = 1e-3  # of every study but SHARPER
 
@@ -31,6 +37,10 @@ _ARMS: Final = {
     "baseline": "baseline",
     "cdga": "CDGA",
     "target_supervised": "trained on the target's labels",
+    "cdga_no_co": "CDGA without L_co (semantic consistency)",
+    "cdga_no_orth": "CDGA without L_orth (orthogonality)",
+    "cdga_no_cadv": "CDGA without L_cadv (discriminator)",
+    "cdga_no_cl": "CDGA without L_cl (class equivalence)",
 }
 _CALLED: Final = {
     DAY_DUSK: "day_dusk",
@@ -80,36 +90,81 @@ def _spread(values: Sequence[float], *, signed: bool = False) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
-def _arms_of(name: str) -> dict[str, str]:
-    """Arms as people call them. What only forwards the target in one round learns from pseudo-labels in the second."""
+def called(name: str) -> dict[str, str]:
+    """A study's arms as people call them: what only forwards the target in one round, learns from it in the second."""
     return _ARMS | ({"self_training": "FDA and pseudo-labels"} if name == TWO_ROUNDS else {})
 
 
 def _arms(name: str) -> str:
     """Arms by ways of picking, and the difference to the source alone."""
-    study, called = results(name), _arms_of(name)
+    study, names = results(name), called(name)
     rows = []
     for arm in study["arms"]:
         ways = {way: scores(study, arm, way) for way in ("last", "label-free", "oracle")}
         over = _spread(differences(study, arm, "source_only", "label-free"), signed=True)
         cells = [_spread(list(by_seed.values())) for by_seed in ways.values()]
-        rows.append((called[arm], str(len(ways["last"])), *cells, "" if arm == "source_only" else over))
+        rows.append((names[arm], str(len(ways["last"])), *cells, "" if arm == "source_only" else over))
+        if arm == "source_only" and name in _WITH_STATISTICS:
+            rows.append(_adabn(name))
     header = ("arm", "seeds", "last", "chosen without labels", "best by labels (a bound)", "chosen, over source alone")
     return table(header, rows)
+
+
+def _adabn(name: str) -> tuple[str, ...]:
+    """The source alone with BatchNorm's statistics of the target: the last checkpoint alone was looked at."""
+    found = [run["with_targets"] for run in _statistics_of(name) if run["arm"] == "source_only"]
+    return ("source alone, target's statistics (AdaBN)", str(len(found)), _spread(found), "", "", "")
+
+
+def _statistics_of(name: str) -> list[Mapping[str, Any]]:
+    runs: list[Mapping[str, Any]] = results(name.replace("study", "statistics"))["runs"]
+    return runs
+
+
+def _changed() -> str:
+    """CDGA without one of its losses, against CDGA as it is and the arms below it, which the study of all arms has."""
+    rows = []
+    for name, changed in _CHANGED.items():
+        study, without = results(name), results(changed)
+        every = {"runs": study["runs"] + without["runs"]}
+        for arm in ("cdga", *without["arms"]):
+            last, chosen = (list(scores(every, arm, way).values()) for way in ("last", "label-free"))
+            gains = {other: differences(every, arm, other, "last") for other in _HELD_AGAINST if other != arm}
+            over = (_with_interval(gains[other]) if gains.get(other) else "" for other in _HELD_AGAINST)
+            rows.append((_CALLED[name], _ARMS[arm], str(len(last)), _spread(last), _spread(chosen), *over))
+    against = ("over CDGA [95 %]", "over baseline [95 %]", "over FDA with the same rounds [95 %]")
+    return table(("study", "arm", "seeds", "last", "chosen without labels", *against), rows)
+
+
+def _with_interval(gains: Sequence[float]) -> str:
+    low, high = interval(gains)
+    return f"{statistics.fmean(gains):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _costs() -> str:
+    """Minutes of training, all rounds, by arm."""
+    rows = []
+    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, STRONG_START):
+        study = results(name)
+        for arm in study["arms"]:
+            minutes = [run["pace"]["trained_s"] / 60 for run in study["runs"] if run["arm"] == arm]
+            cells = (f"{statistics.median(minutes):.1f}", f"{min(minutes):.1f} to {max(minutes):.1f}")
+            rows.append((_CALLED[name], called(name)[arm], str(len(minutes)), *cells))
+    return table(("study", "arm", "seeds", "minutes, median", "from, to"), rows)
 
 
 def _claims() -> str:
     """What CDGA adds, to the source alone and to the baseline, in the checkpoints chosen without labels."""
     rows = []
     for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS):
-        study, called = results(name), _arms_of(name)
+        study, names = results(name), called(name)
         for other in (arm for arm in _BELOW if arm in study["arms"]):
             gains = differences(study, "cdga", other, "label-free")
             own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", other))
             low, high = interval(gains)
             gain, error = statistics.fmean(gains), standard_error(own, others)
             cells = (f"{gain:+.1f}", f"[{low:+.1f}, {high:+.1f}]", f"{gain / error:.1f}")
-            rows.append((_CALLED[name], f"CDGA over {called[other]}", *cells))
+            rows.append((_CALLED[name], f"CDGA over {names[other]}", *cells))
     return table(("study", "", "mIoU", "95 % interval, by seed", "in standard errors"), rows)
 
 
@@ -121,7 +176,7 @@ def _classes(name: str) -> str:
     for arm in study["arms"]:
         iou = study["summary"][arm]["label-free"]["iou"]
         cells = ("-" if iou[c] is None else f"{iou[c]['mean']:.1f}" for c in names)
-        rows.append((_arms_of(name)[arm], *cells))
+        rows.append((called(name)[arm], *cells))
     return table(("arm", *(n.replace("_", " ") for n in names)), rows)
 
 
@@ -134,7 +189,7 @@ def _choices() -> str:
             best, chosen = scores(study, arm, "oracle"), scores(study, arm, "label-free")
             lost = [best[seed] - chosen[seed] for seed in chosen]
             worst = f"{max(lost):.1f}"
-            rows.append((_CALLED[name], _arms_of(name)[arm], f"{statistics.fmean(lost):.1f}", worst))
+            rows.append((_CALLED[name], called(name)[arm], f"{statistics.fmean(lost):.1f}", worst))
     return table(("study", "arm", "mIoU lost by the choice, mean", "worst seed"), rows)
 
 
@@ -183,13 +238,13 @@ def _strong_start() -> str:
 def _statistics() -> str:
     """Last checkpoints as they are, and with BatchNorm's statistics of the target alone."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID):
-        runs = results(name.replace("study", "statistics"))["runs"]
+    for name in (*_WITH_STATISTICS, _CHANGED[DAY_DUSK]):
+        runs = _statistics_of(name)
         for arm in dict.fromkeys(run["arm"] for run in runs):
             own = [run for run in runs if run["arm"] == arm]
             cells = (_spread([run[key] for run in own]) for key in ("as_trained", "with_targets"))
             change = _spread([run["with_targets"] - run["as_trained"] for run in own], signed=True)
-            rows.append((_CALLED[name], _ARMS[arm], str(len(own)), *cells, change))
+            rows.append((_CALLED.get(name, _CALLED[DAY_DUSK]), called(name)[arm], str(len(own)), *cells, change))
     return table(("study", "arm", "seeds", "as trained", "target's statistics", "change"), rows)
 
 
@@ -209,6 +264,8 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "streets-camvid-classes": partial(_classes, STREETS_CAMVID),
     "two-rounds": partial(_arms, TWO_ROUNDS),
     "two-rounds-classes": partial(_classes, TWO_ROUNDS),
+    "changed": _changed,
+    "costs": _costs,
     "strong-start": _strong_start,
     "verdicts": _verdicts,
     "groups": _groups,

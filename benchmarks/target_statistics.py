@@ -8,6 +8,10 @@ running statistics are a mixture of the two, it tells what the mixture costs. Th
     python -m benchmarks.target_statistics runs/study/day_dusk --json benchmarks/results/statistics_day_dusk.json
     python -m benchmarks.target_statistics runs/study/streets_camvid \
         --json benchmarks/results/statistics_streets_camvid.json
+    python -m benchmarks.target_statistics runs/study/two_rounds \
+        --json benchmarks/results/statistics_streets_camvid_two_rounds.json
+    python -m benchmarks.target_statistics runs/study/changed \
+        --json benchmarks/results/statistics_day_dusk_changed.json
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.data.base import Dataset
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.evaluate import evaluate
+from cdga_train.manifest import read_run
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_mask
+from cdga_train.rounds import round_folders
 from cdga_train.run_layout import LAST
 from cdga_train.selection import evenly_spaced
 from cdga_train.state import build_network
@@ -64,9 +70,9 @@ def finished_runs(study: Path) -> list[Path]:
 
 
 def scored_run(folder: Path) -> Record:
-    """Both scores of one run of one round."""
-    state = load_checkpoint(folder / LAST)
-    config = state.config
+    """Both scores of one run's last round."""
+    config = read_run(folder)
+    state = load_checkpoint(round_folders(config, folder)[-1] / LAST)
     assert config.target is not None, folder
     assert config.score.data is not None, folder
     target = open_unlabelled(config.target, config.target_split, config.imgsz)

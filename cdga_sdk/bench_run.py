@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Final
@@ -49,6 +50,7 @@ def run_bench(request: BenchRequest, *, as_json: bool, quiet: bool) -> None:
 def _record(report: BenchReport, request: BenchRequest) -> dict[str, object]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "command": _command(request),
         "machine": f"{platform.machine()}, {this_machine().cpu}, {os.cpu_count()} cores",
         "threads": request.threads,
         "python": platform.python_version(),
@@ -64,6 +66,18 @@ def _record(report: BenchReport, request: BenchRequest) -> dict[str, object]:
         "left_out": report.left_out,
         "scopes": {scope.scope: scope.record() for scope in report.scopes},
     }
+
+
+def _command(request: BenchRequest) -> str:
+    """The line that measures the same, files by their names."""
+    words = ["cdga", "bench", request.model.name]
+    if request.video is not None:
+        words += ["--video", request.video.name]
+    words += [word for backend in request.backends for word in ("--backend", backend)]
+    words += [word for precision in request.precisions for word in ("--precision", precision)]
+    words += [] if request.threads is None else ["--threads", str(request.threads)]
+    numbers = ("--rounds", str(request.rounds), "--frames", str(request.frames))
+    return shlex.join([*words, "--device", request.device, *numbers, "--json"])
 
 
 def _versions() -> dict[str, str]:

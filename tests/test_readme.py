@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 
 from benchmarks import pages
 from benchmarks.studies import differences, interval, scores, standard_error
+from benchmarks.study_curves import PICTURES
 from cdga_export.deploy import deployment_texts, trtexec_command
 from cdga_export.parity import MIN_AGREEMENT
 from cdga_sdk.bundle import Bundle
@@ -155,6 +156,9 @@ def test_every_page_s_tables_are_the_json() -> None:
     texts = [page.read_text(encoding="utf-8") for page in pages.PAGES]
     assert [pages.rendered(text) for text in texts] == texts
     assert set(re.findall("<!-- table: (.*) -->", "".join(texts))) == pages.TABLES.keys()
+    for place, draw in PICTURES.items():
+        assert (ROOT / place).read_text(encoding="utf-8") == draw(), place
+        assert f"]({Path(place).relative_to('docs')})" in RESULTS
 
 
 def test_what_is_said_of_the_encoder_s_presets_follows_from_the_json() -> None:
@@ -290,6 +294,32 @@ def test_what_is_said_of_two_rounds_follows_from_the_json() -> None:
     assert interval(gains)[0] < 0
     own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", "self_training"))
     assert abs(np.mean(own) - np.mean(others)) < standard_error(own, others)
+
+
+def test_what_is_said_of_single_losses_follows_from_the_json() -> None:
+    whole, changed = results("study_day_dusk.json"), results("study_day_dusk_changed.json")
+    every = {"runs": whole["runs"] + changed["runs"]}
+    best = scores(every, "cdga_no_cadv", "last")
+    assert sorted(best) == [0, 1, 2]
+    for arm in {run["arm"] for run in every["runs"]} - {"cdga_no_cadv", "target_supervised"}:
+        assert all(best[seed] > score for seed, score in scores(every, arm, "last").items()), arm
+    with_targets = {
+        (run["arm"], run["seed"]): run["with_targets"]
+        for name in ("statistics_day_dusk.json", "statistics_day_dusk_changed.json")
+        for run in results(name)["runs"]
+    }
+    for (arm, seed), miou in with_targets.items():
+        assert arm in {"cdga_no_cadv", "target_supervised"} or miou < with_targets["cdga_no_cadv", seed]
+    for arm in set(changed["arms"]) - {"cdga_no_cadv"}:
+        low, high = interval(differences(every, arm, "cdga", "last"))
+        assert low < 0 < high, arm
+    rounds = [results(f"study_streets_camvid_two_rounds{name}.json")["runs"] for name in ("", "_changed")]
+    both = {"runs": rounds[0] + rounds[1]}
+    for other in ("cdga", "self_training"):
+        gains = differences(both, "cdga_no_cadv", other, "last")
+        low, high = interval(gains)
+        assert low < 0 < sum(gains)
+        assert high > 0
 
 
 def test_what_is_said_of_the_default_model_follows_from_the_json() -> None:

@@ -39,6 +39,8 @@ def test_every_runtime_in_three_scopes(
     assert sorted(names) == ["onnxruntime cpu fp32", "openvino cpu fp32"]
     assert record["left_out"] == {}
     assert record["video"] == "ride.mp4"
+    command = f"cdga bench {tiny_bundle.name} --video ride.mp4 --backend auto --backend onnxruntime --backend openvino"
+    assert record["command"] == f"{command} --threads 1 --device cpu --rounds 5 --frames 4 --json"
     assert (record["size_hw"], record["frames"]) == ([64, 128], 4)
     assert list(record["scopes"]) == ["model", "frame", "file"]
     for scope in record["scopes"].values():
