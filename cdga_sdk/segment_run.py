@@ -36,9 +36,9 @@ from cdga_sdk.video.pipeline import VideoOptions, live_source, open_video, segme
 from cdga_sdk.video.run_folder import (
     RunSummary,
     SaveWhat,
-    earlier_outputs,
     is_overlay_alone,
     raise_if_degraded,
+    refuse_earlier,
     refuse_labels_of_images,
 )
 from cdga_sdk.video.source import VideoSource
@@ -129,15 +129,9 @@ def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
     folder, video = output_places(output, request.save)
     if work.video is not None and "video" in request.save:
         refuse_own_input(work.video, video or folder / "overlay.mp4")
-    if request.exist_ok:
-        return
-    fix = "choose another -o, or pass --exist-ok"
-    for path in () if video is None else (video, growing_path(video)):
-        if path.exists():
-            raise UsageError("already exists", where=path, fix=fix)
-    found = [] if _is_alone(request, video) else earlier_outputs(folder, request.save)
-    if found:
-        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
+    if not request.exist_ok:
+        fix = "choose another -o, or pass --exist-ok"
+        refuse_earlier(None if _is_alone(request, video) else folder, video, request.save, fix=fix)
 
 
 def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[Work]) -> None:

@@ -12,12 +12,13 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point of ``cdga``: Ctrl-C while it loads is exit code 130; the rest is `cdga_sdk.cli.main`'s."""
     # No exception: a library that is being imported may take it for a failure of its own. Nothing is made by then.
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
         signal.signal(signal.SIGINT, _leave_at_once)
     from cdga_sdk import cli
 
-    signal.signal(signal.SIGINT, before)
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 
 

@@ -51,10 +51,10 @@ __all__ = [
     "SaveWhat",
     "SourceCounts",
     "check_save",
-    "earlier_outputs",
     "is_overlay_alone",
     "parse_save",
     "raise_if_degraded",
+    "refuse_earlier",
     "refuse_labels_of_images",
 ]
 
@@ -142,9 +142,9 @@ class RunSummary:
         mean_share: Mean share of the frame per class, 0 to 1.
         mean_confidence: Mean over frames, 0 to 1.
         lost: Counts of what was lost: ``corrupt_packets`` that the decoder refused or marked, ``corrupt_frames`` that
-            it concealed, ``missing_frames`` that the container had announced, or that a
-            leap of the times bears out (see `VideoSource`); of images, ``unreadable_images``.
-            ``lost_source`` is 1 where a live one was given up. Any makes the run ``degraded``.
+            it concealed, ``missing_frames`` that the container had announced, or that a leap of the times bears out
+            (see `VideoSource`); of images, ``unreadable_images``. ``lost_source`` is 1 where a live one was given up.
+            Any makes the run ``degraded``.
         mended: Counts of what was set right, with nothing lost: ``repaired_pts``, frames whose time was changed so that
             times increase; ``size_changes`` of the picture in mid-stream; ``resized_frames`` that were scaled to the
             first one's size for the overlay or the labels. None of images.
@@ -290,7 +290,7 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
 
 
-def earlier_outputs(folder: Path, save: Sequence[SaveWhat]) -> list[str]:
+def _earlier_outputs(folder: Path, save: Sequence[SaveWhat]) -> list[str]:
     """Names in ``folder`` that a run of ``save`` would write to, and those that tell of an earlier run, whole or not.
 
     Raises:
@@ -313,14 +313,18 @@ def _final(name: str) -> str:
     return _PARTIAL.sub("", name)
 
 
-def _refuse_earlier(folder: Path | None, video_path: Path | None, save: Sequence[SaveWhat]) -> None:
-    fix = "choose another output, or pass exist_ok=True (--exist-ok)"
-    found = earlier_outputs(folder, save) if folder is not None else []
-    if found:
-        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
+def refuse_earlier(folder: Path | None, video_path: Path | None, save: Sequence[SaveWhat], *, fix: str) -> None:
+    """Refuse places that hold what a run of ``save`` would write over.
+
+    Raises:
+        UsageError: They do, or the folder cannot be read.
+    """
     for path in (video_path, growing_path(video_path)) if video_path is not None else ():
         if path.exists():
             raise UsageError("already exists", where=path, fix=fix)
+    found = _earlier_outputs(folder, save) if folder is not None else []
+    if found:
+        raise UsageError(f"holds an earlier run ({', '.join(found)})", where=folder, fix=fix)
 
 
 def raise_if_degraded(summary: RunSummary) -> None:
@@ -412,7 +416,8 @@ class RunFolder:
         if video_path is not None:  # may lie elsewhere, or in a folder that is another run's
             self._alone.enter_context(alone_at(video_path))
         if not self.plan.exist_ok:
-            _refuse_earlier(self._folder if self.plan.owns_folder else None, video_path, self._save)
+            fix = "choose another output, or pass exist_ok=True (--exist-ok)"
+            refuse_earlier(self._folder if self.plan.owns_folder else None, video_path, self._save, fix=fix)
 
     def attach(self, sink: VideoSink) -> None:
         """Take over a video sink: opened here, closed with the run."""
