@@ -14,13 +14,26 @@ from typing import Any, Final
 
 from benchmarks.markdown import results, table
 
-__all__ = ["DAY_DUSK", "TABLES", "TWO_ROUNDS", "called", "differences", "interval", "scores", "standard_error"]
+__all__ = [
+    "DAY_DUSK",
+    "DEEPLAB",
+    "TABLES",
+    "TWO_ROUNDS",
+    "called",
+    "differences",
+    "interval",
+    "scores",
+    "standard_error",
+    "whole",
+]
 
 DAY_DUSK: Final = "study_day_dusk"
 STREETS_CAMVID: Final = "study_streets_camvid"
 TWO_ROUNDS: Final = "study_streets_camvid_two_rounds"
 SHARPER: Final = "study_streets_camvid_sharper"
 STRONG_START: Final = "study_strong_start"
+DEEPLAB: Final = "camvid_day_dusk_short"
+_SEED_2: Final = {DEEPLAB: "camvid_day_dusk_short_seed2"}  # run later: a seed does not know of the others
 _CHANGED: Final = {
     DAY_DUSK: "study_day_dusk_changed",
     TWO_ROUNDS: "study_streets_camvid_two_rounds_changed",
@@ -41,12 +54,17 @@ _ARMS: Final = {
     "cdga_no_orth": "CDGA without L_orth (orthogonality)",
     "cdga_no_cadv": "CDGA without L_cadv (discriminator)",
     "cdga_no_cl": "CDGA without L_cl (class equivalence)",
+    "cdga_k1": "CDGA with 1 group",
+    "cdga_k4": "CDGA with 4 groups",
+    "cdga_k16": "CDGA with 16 groups",
+    "cdga_normalised": "CDGA, each group's distribution divided by its sum",
 }
 _CALLED: Final = {
     DAY_DUSK: "day_dusk",
     STREETS_CAMVID: "streets_camvid, one round",
     TWO_ROUNDS: "streets_camvid, two rounds",
     STRONG_START: "strong_start",
+    DEEPLAB: "camvid_day_dusk, DeepLab-v2",
 }
 _CASES: Final = {
     "day-day-dusk": "knows streets by day; to streets at dusk",
@@ -58,6 +76,12 @@ _CASES: Final = {
     "strong_start_dusk": "knows Cityscapes; to CamVid at dusk, from streets",
 }
 _T_95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # Student's t, 97.5 %, by degrees of freedom
+
+
+def whole(name: str) -> Mapping[str, Any]:
+    """The study, with the runs of a seed that has a file of its own."""
+    study = results(name)
+    return {**study, "runs": study["runs"] + results(_SEED_2[name])["runs"]} if name in _SEED_2 else study
 
 
 def scores(study: Mapping[str, Any], arm: str, way: str) -> dict[int, float]:
@@ -97,7 +121,7 @@ def called(name: str) -> dict[str, str]:
 
 def _arms(name: str) -> str:
     """Arms by ways of picking, and the difference to the source alone."""
-    study, names = results(name), called(name)
+    study, names = whole(name), called(name)
     rows = []
     for arm in study["arms"]:
         ways = {way: scores(study, arm, way) for way in ("last", "label-free", "oracle")}
@@ -122,7 +146,7 @@ def _statistics_of(name: str) -> list[Mapping[str, Any]]:
 
 
 def _changed() -> str:
-    """CDGA without one of its losses, against CDGA as it is and the arms below it, which the study of all arms has."""
+    """CDGA with one part changed, against CDGA as it is and the arms below it, which the study of all arms has."""
     rows = []
     for name, changed in _CHANGED.items():
         study, without = results(name), results(changed)
@@ -144,8 +168,8 @@ def _with_interval(gains: Sequence[float]) -> str:
 def _costs() -> str:
     """Minutes of training, all rounds, by arm."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, STRONG_START):
-        study = results(name)
+    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, DEEPLAB, STRONG_START):
+        study = whole(name)
         for arm in study["arms"]:
             minutes = [run["pace"]["trained_s"] / 60 for run in study["runs"] if run["arm"] == arm]
             cells = (f"{statistics.median(minutes):.1f}", f"{min(minutes):.1f} to {max(minutes):.1f}")
@@ -153,11 +177,11 @@ def _costs() -> str:
     return table(("study", "arm", "seeds", "minutes, median", "from, to"), rows)
 
 
-def _claims() -> str:
+def _claims(*studies: str) -> str:
     """What CDGA adds, to the source alone and to the baseline, in the checkpoints chosen without labels."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS):
-        study, names = results(name), called(name)
+    for name in studies:
+        study, names = whole(name), called(name)
         for other in (arm for arm in _BELOW if arm in study["arms"]):
             gains = differences(study, "cdga", other, "label-free")
             own, others = (list(scores(study, arm, "label-free").values()) for arm in ("cdga", other))
@@ -183,8 +207,8 @@ def _classes(name: str) -> str:
 def _choices() -> str:
     """What the choice without labels costs against the best checkpoint of each run."""
     rows = []
-    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, STRONG_START):
-        study = results(name)
+    for name in (DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS, DEEPLAB, STRONG_START):
+        study = whole(name)
         for arm in study["arms"]:
             best, chosen = scores(study, arm, "oracle"), scores(study, arm, "label-free")
             lost = [best[seed] - chosen[seed] for seed in chosen]
@@ -264,12 +288,14 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "streets-camvid-classes": partial(_classes, STREETS_CAMVID),
     "two-rounds": partial(_arms, TWO_ROUNDS),
     "two-rounds-classes": partial(_classes, TWO_ROUNDS),
+    "deeplab-arms": partial(_arms, DEEPLAB),
     "changed": _changed,
     "costs": _costs,
     "strong-start": _strong_start,
     "verdicts": _verdicts,
     "groups": _groups,
-    "claims": _claims,
+    "claims": partial(_claims, DAY_DUSK, STREETS_CAMVID, TWO_ROUNDS),
+    "deeplab-claims": partial(_claims, DEEPLAB),
     "choices": _choices,
     "statistics": _statistics,
     "smoothing": _smoothing,
