@@ -64,7 +64,7 @@ class OnnxRuntimeBackend:
     outputs at fixed places there, and one call at a time. docs/decisions/0020-gpu-launches.md
 
     Raises:
-        ResourceError: CUDA was asked for and the session came up without it, or memory ran out.
+        ResourceError: CUDA was asked for and cannot be used, or memory ran out.
         ModelError: The graph cannot be loaded.
     """
 
@@ -83,7 +83,7 @@ class OnnxRuntimeBackend:
                 )
         except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
             raise error_of_runtime(error, "ONNX Runtime", "refuses the graph") from error
-        if provider not in session.get_providers():  # a missing GPU does not raise, it falls back silently
+        if provider not in session.get_providers():  # missing libraries do not raise, it falls back silently
             why = _why_without_cuda()
             raise ResourceError(
                 "ONNX Runtime could not use CUDA" + (f" ({why})" if why else ""),

@@ -166,6 +166,9 @@ def test_classes_are_kept_by_name_and_id(tiny_bundle: Path, segmenter: Segmenter
         ({"classes": "road"}, r"classes is 'road', wanted a list .* write classes=\['road'\]"),
         ({"backend": "tf"}, "unknown backend"),
         ({"device": "tpu"}, "unknown device"),
+        ({"threads": 0}, "threads is 0, wanted a whole number from 1 on"),
+        ({"threads": -1, "backend": "onnxruntime"}, "threads is -1, wanted"),
+        ({"threads": "2"}, "threads is '2', wanted"),
     ],
 )
 def test_wrong_arguments(tiny_bundle: Path, options: dict[str, object], reason: str) -> None:

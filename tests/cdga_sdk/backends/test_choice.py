@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from cdga_sdk.backends.choice import Candidate, Choice, choose_backend
@@ -67,6 +68,12 @@ def test_8_bits_are_left_to_the_runtime_of_their_gate(precision: str) -> None:
     assert reasons(choice)[2:] == [f"passed by for {precision}: not proven in OpenVINO", FIRST]
 
 
+@pytest.mark.usefixtures("without_gpu")
+def test_8_bits_that_fall_back_from_tensorrt_are_left_to_that_runtime_too() -> None:
+    choice = choose_backend(PROBE_GRAPH, precision="int8-trt", backend="tensorrt_rtx", on_incompatible="fallback")
+    assert reasons(choice)[2:] == ["passed by for int8-trt: not proven in OpenVINO", FIRST]
+
+
 @pytest.mark.usefixtures("with_openvino")
 def test_8_bits_that_are_proven_in_openvino() -> None:
     choice = choose_backend(PROBE_GRAPH, precision="int8", device="cpu", proven_in_openvino=True)
@@ -124,6 +131,29 @@ def test_a_cache_that_is_nobody_s_own(own_cache: Path) -> None:
 def test_cuda_that_was_asked_for_is_not_passed_by(name: str) -> None:
     with pytest.raises(ResourceError, match="could not use CUDA"):
         choose_backend(PROBE_GRAPH, backend=name, device="cuda")
+
+
+@pytest.mark.usefixtures("with_openvino")
+def test_a_gpu_that_onnxruntime_fails_on_is_passed_by_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=mine ; "
+        "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider.cc ; line=285 ; expr=x; "
+    )
+    real = onnxruntime.InferenceSession
+
+    def opened(*arguments: object, providers: list[tuple[str, object]], **options: object) -> object:
+        if providers[0][0] == "CUDAExecutionProvider":
+            raise RuntimeError(said)
+        return real(*arguments, providers=providers, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    monkeypatch.setattr("cdga_sdk.backends.onnx_runtime.what_cuda_lacks", lambda: "")
+    told = reasons(choose_backend(PROBE_GRAPH))
+    assert told[1].startswith("ONNX Runtime cannot use the GPU (CUDA failure 35: CUDA driver version is insufficient")
+    assert "hostname" not in told[1]
+    assert told[2:] == [FIRST, LATER]
+    with pytest.raises(ResourceError, match="CUDA failure 35"):
+        choose_backend(PROBE_GRAPH, device="cuda")
 
 
 # Libraries are broken in processes of their own: here they are loaded already.
