@@ -247,20 +247,13 @@ class Bundle:
         """Read and verify the bundle at ``path``.
 
         Raises:
-            InputError: There is no such folder.
+            InputError: There is no such folder, or it cannot be read.
             ModelError: It is not a bundle, of a schema that this version does not read, lacks what its manifest names,
                 or a graph keeps weights in another file.
             IntegrityError: A byte differs from what was written, or a file is missing.
         """
         folder = Path(path)
-        if not folder.exists():
-            raise InputError("no such model", where=folder, fix="make one with: cdga export CHECKPOINT -o model.cdga")
-        if not folder.is_dir() or not (folder / SUMS).is_file():
-            raise ModelError(
-                "not a CDGA bundle (a folder with SHA256SUMS, manifest.json and model.onnx)",
-                where=folder,
-                fix="make one with: cdga export CHECKPOINT -o model.cdga",
-            )
+        _refuse_other_places(folder)
         sums = _read(folder / SUMS, folder)
         files = {name: _read(folder / name, folder) for name in _names_in(sums, folder / SUMS)}
         _check_sums(folder, sums, files)
@@ -354,6 +347,19 @@ def write_bundle(
 def graph_file(precision: str) -> str:
     """The name that a precision's graph has in a bundle."""
     return MODEL if precision == "fp32" else f"model.{precision}.onnx"
+
+
+def _refuse_other_places(folder: Path) -> None:
+    make = "make one with: cdga export CHECKPOINT -o model.cdga"
+    try:
+        if not folder.exists():
+            raise InputError("no such model", where=folder, fix=make)
+        is_bundle = folder.is_dir() and (folder / SUMS).is_file()
+    except OSError as error:  # no right to look into it, or no name that the file system takes
+        raise InputError(f"cannot read ({error.strerror})", where=folder) from error
+    if not is_bundle:
+        what = "not a CDGA bundle (a folder with SHA256SUMS, manifest.json and model.onnx)"
+        raise ModelError(what, where=folder, fix=make)
 
 
 def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes:

@@ -126,9 +126,9 @@ def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.ui
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputError("no such file" if not path.exists() else "not a regular file", where=path)
     try:
+        if not path.is_file():
+            raise InputError("no such file" if not path.exists() else "not a regular file", where=path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read ({error.strerror})", where=path) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Final, Self, overload
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from cdga_sdk.video.stages import in_order
 __all__ = ["Segmenter"]
 
 Image = UInt8Array | str | Path
+
+_OF_PIL: Final = "of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'"
 
 
 class Segmenter:
@@ -156,8 +158,7 @@ class Segmenter:
             return self.segment(_bgr(image, color))
         if not isinstance(image, (Sequence, Iterator)):
             raise UsageError(
-                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these",
-                fix="of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'",
+                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these", fix=_OF_PIL
             )
         return list(in_order(partial(self, color=color), image, at_once=self.frames_at_once))
 
@@ -167,7 +168,7 @@ class Segmenter:
         """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result.
 
         Raises:
-            UsageError: An array of another shape or type.
+            UsageError: No array, or one of another shape or type.
         """
         return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
 
@@ -175,7 +176,7 @@ class Segmenter:
         """The first part of `segment`: all that may be done to several frames of a stream at once.
 
         Raises:
-            UsageError: An array of another shape or type.
+            UsageError: No array, or one of another shape or type.
         """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
@@ -362,6 +363,8 @@ def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UI
 
 
 def _refuse_other_arrays(image: UInt8Array) -> None:
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array", fix=_OF_PIL)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
 

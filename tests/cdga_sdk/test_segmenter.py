@@ -180,11 +180,26 @@ def test_what_is_no_image_is_refused(segmenter: Segmenter, picture: Picture) -> 
     for given in (None, Image.new("RGB", (8, 8)), [picture(6), None], {1: picture(6)}):
         with pytest.raises(UsageError, match=r"wanted an \(H, W, 3\) uint8 array, a path, or a list of these"):
             segmenter(given)  # type: ignore[arg-type]  # wrong on purpose
+    for way in (segmenter.segment, segmenter.predict):
+        with pytest.raises(UsageError, match=r"got Image, wanted an \(H, W, 3\) uint8 array; of a PIL image give"):
+            way(Image.new("RGB", (8, 8)))  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_missing_model() -> None:
     with pytest.raises(InputError, match="cdga export"):
         Segmenter("none.cdga")
+
+
+@pytest.mark.parametrize("model", [None, "", 5])
+def test_what_is_no_model_is_refused(model: object) -> None:
+    with pytest.raises(UsageError, match="wanted a name or the path of a bundle; is a variable of the environment not"):
+        Segmenter(model)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_names_that_no_file_system_takes(segmenter: Segmenter) -> None:
+    for way in (lambda: Segmenter("a" * 300), lambda: Segmenter(Path("a" * 300)), lambda: segmenter("a" * 300)):
+        with pytest.raises(InputError):
+            way()
 
 
 def test_stream(segmenter: Segmenter, ride: Path) -> None:
