@@ -424,7 +424,7 @@ def bench(
     frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON on stdout.")] = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Time a bundle here, every runtime and precision side by side: cdga bench model.cdga --video ride.mp4."""
     from cdga_sdk.bench import BenchRequest
