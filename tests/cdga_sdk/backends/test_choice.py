@@ -147,11 +147,14 @@ def test_a_gpu_that_onnxruntime_fails_on_is_passed_by_unless_asked_for(monkeypat
         return real(*arguments, providers=providers, **options)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    loaded: list[dict[str, object]] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **options: loaded.append(options))
     monkeypatch.setattr("cdga_sdk.backends.onnx_runtime.what_cuda_lacks", lambda: "")
     told = reasons(choose_backend(PROBE_GRAPH))
     assert told[1].startswith("ONNX Runtime cannot use the GPU (CUDA failure 35: CUDA driver version is insufficient")
     assert "hostname" not in told[1]
     assert told[2:] == [FIRST, LATER]
+    assert len(loaded) == 1
     with pytest.raises(ResourceError, match="CUDA failure 35"):
         choose_backend(PROBE_GRAPH, device="cuda")
 
