@@ -84,9 +84,10 @@ def open_kept(model_bytes: bytes, *, throughput: bool = False) -> TensorRtBacken
     Returns:
         The backend, or in one line why there is none.
     """
-    sha256, folder = hashlib.sha256(model_bytes).hexdigest(), cache_folder()
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
     why = "no kept engine of this graph; build one with: cdga export --trt" if cuda_driver() else NO_DRIVER
     try:
+        folder = cache_folder()
         if not folder.is_dir():
             return why
         cache = EngineCache(folder)

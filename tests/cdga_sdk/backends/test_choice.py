@@ -13,9 +13,11 @@ import pytest
 
 from cdga_sdk.backends.choice import Candidate, Choice, choose_backend
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, cache_folder
-from cdga_sdk.errors import ResourceError
+from cdga_sdk.doctor_facts import engine_cache_fact
+from cdga_sdk.errors import ResourceError, UsageError
 from cdga_sdk.library_probe import PROBE_GRAPH
 from cdga_sdk.machine import cuda_driver
+from cdga_sdk.user_cache import user_cache
 
 NAMES = ["tensorrt cuda", "onnxruntime cuda", "openvino cpu", "onnxruntime cpu"]
 LATER = "comes after the one that was taken"
@@ -124,6 +126,20 @@ def test_a_cache_that_is_nobody_s_own(own_cache: Path) -> None:
     (own_cache / "engines").mkdir(parents=True)
     (own_cache / "engines").chmod(0o777)
     assert "others may write into the engine cache" in reasons(choose_backend(PROBE_GRAPH))[0]
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CDGA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    told = "no home folder to keep anything in; set CDGA_CACHE to a folder"
+    assert reasons(choose_backend(PROBE_GRAPH))[0] == told
+    assert told in engine_cache_fact(driver=False).text
+    with pytest.raises(UsageError, match=told):
+        user_cache()
 
 
 @pytest.mark.usefixtures("without_gpu")
