@@ -103,6 +103,19 @@ def test_paths_and_lists(segmenter: Segmenter, picture: Picture, tmp_path: Path)
         segmenter(tmp_path / "none.png")
 
 
+def test_what_opencv_reads_and_iterators_pass_the_type_checker_too(
+    segmenter: Segmenter, picture: Picture, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "a.png", picture(1))
+    read = cv2.imread(str(tmp_path / "a.png"))
+    assert read is not None
+    one = segmenter(read)
+    assert one.image_bgr is read
+    np.testing.assert_array_equal(segmenter.segment(read).mask, one.mask)
+    (found,) = segmenter(tmp_path.glob("*.png"))
+    np.testing.assert_array_equal(found.mask, one.mask)
+
+
 @pytest.mark.parametrize(
     "image",
     [
