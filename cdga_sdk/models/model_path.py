@@ -25,8 +25,8 @@ def model_path(model: str | Path, *, offline: bool = False, taken: str = "a bund
         UsageError: Neither a name nor a path.
         CdgaError: As `cdga_sdk.models.kept.kept_bundle` does.
     """
-    if isinstance(model, Path):
-        return model
+    if isinstance(model, os.PathLike):
+        return Path(model)
     if not isinstance(model, str) or not model:
         fix = "is a variable of the environment not set? without a model the default one is taken"
         raise UsageError(f"model is {model!r}, wanted a name or the path of {taken}", fix=fix)

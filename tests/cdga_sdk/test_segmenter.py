@@ -203,6 +203,15 @@ def test_missing_model() -> None:
         Segmenter("none.cdga")
 
 
+def test_a_path_of_another_kind(tiny_bundle: Path) -> None:
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tiny_bundle)
+
+    with Segmenter(Place(), threads=1) as segmenter:  # type: ignore[arg-type]  # taken all the same
+        assert segmenter.bundle.path == tiny_bundle
+
+
 @pytest.mark.parametrize("model", [None, "", 5])
 def test_what_is_no_model_is_refused(model: object) -> None:
     with pytest.raises(UsageError, match="wanted a name or the path of a bundle; is a variable of the environment not"):
