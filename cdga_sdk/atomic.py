@@ -98,7 +98,7 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UsageError: ``final`` exists and ``overwrite`` is off, or its place cannot be written to.
         ResourceError: The disk is full or broken.
     """
-    if final.exists() and not overwrite:
+    if os.path.lexists(final) and not overwrite:
         raise UsageError("already exists", where=final, fix="choose another name, or pass --exist-ok to replace it")
     temporary = _name_beside(final)
     try:
@@ -109,7 +109,7 @@ def atomic_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         _sync_all(temporary)
-        _take_place(temporary, final)
+        _take_place(temporary, final, overwrite=overwrite)
     except OSError as error:
         raise error_from_os(error, final) from error
     finally:
@@ -133,8 +133,8 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _take_place(temporary: Path, final: Path) -> None:
-    if not final.exists():
+def _take_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    if not (overwrite and os.path.lexists(final)):  # what took the name meanwhile is not replaced unasked
         temporary.rename(final)
         return
     # A name of this process alone, so that what a killed one left is not in the way.
@@ -143,10 +143,11 @@ def _take_place(temporary: Path, final: Path) -> None:
     try:
         temporary.rename(final)
     except BaseException:  # Ctrl-C too
-        if not final.exists():
+        if not os.path.lexists(final):
             old.rename(final)
         raise
-    shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
+    is_folder = old.is_dir() and not old.is_symlink()  # a link goes, what it leads to is somebody's own
+    shutil.rmtree(old, ignore_errors=True) if is_folder else old.unlink()
 
 
 def check_folder_name(name: str) -> None:

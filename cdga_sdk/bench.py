@@ -25,6 +25,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from cdga_sdk.backends.choice import BACKENDS
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.errors import CdgaError, InputError, UsageError
 from cdga_sdk.measure import Ratio, in_rounds, load, paired_ratio
@@ -56,6 +57,9 @@ class BenchRequest:
         threads: CPU threads of the runtime; None for all that this process may use.
         rounds: That count, 5 or more.
         frames: Of the clip, from its start.
+
+    Raises:
+        UsageError: No backend of that name, or too few rounds or frames.
     """
 
     model: Path
@@ -72,6 +76,8 @@ class BenchRequest:
             raise UsageError(f"rounds is {self.rounds}, wanted {_MIN_ROUNDS} or more", fix="9 resolve a few percent")
         if self.frames < 1:
             raise UsageError(f"frames is {self.frames}, wanted 1 or more")
+        if unknown := [name for name in self.backends if name not in BACKENDS]:
+            raise UsageError(f"unknown backend '{unknown[0]}'", fix=f"use some of {', '.join(BACKENDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +187,12 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
         on_run: Called after each timed run with the number of runs done and the number of all.
 
     Raises:
+        UsageError: The bundle does not have a precision that was asked for.
         CdgaError: As `cdga_sdk.Segmenter` does where nothing can take part; where the clip cannot be read.
     """
     bundle = Bundle.open(request.model)
+    for precision in request.precisions:
+        bundle.graph(precision)
     frames_bgr = _frames(request, bundle)
     with _contenders(request, bundle) as (opened, found, left_out):
         first = next(iter(opened))

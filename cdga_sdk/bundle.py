@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 
 from cdga_sdk.atomic import atomic_folder, write_text
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
@@ -81,7 +81,7 @@ class _Block(BaseModel):
 class PreprocessBlock(_Block):
     """How a frame becomes the graph's input."""
 
-    imgsz_hw: tuple[int, int]
+    imgsz_hw: tuple[PositiveInt, PositiveInt]
     color: Literal["rgb"] = "rgb"
     resize: Literal["cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)"] = RESIZE_RULE
     normalisation: Literal["in the graph"] = "in the graph"
@@ -154,12 +154,16 @@ class About(_Block):
     limits: Words | None = None
 
 
+Level = Annotated[int, Field(ge=0, le=255)]
+_MAX_CLASSES: Final = 255  # the value that is left means "ignored"
+
+
 class Manifest(_Block):
     """``manifest.json``, schema version 2."""
 
     schema_version: Literal[2] = 2
-    names: tuple[str, ...]
-    palette_rgb: tuple[tuple[int, int, int], ...]
+    names: Annotated[tuple[str, ...], Field(min_length=1, max_length=_MAX_CLASSES)]
+    palette_rgb: Annotated[tuple[tuple[Level, Level, Level], ...], Field(max_length=_MAX_CLASSES)]
     label_space: Literal["cityscapes train id"] = "cityscapes train id"
     ignore: Literal[255] = 255
     preprocess: PreprocessBlock
@@ -174,6 +178,22 @@ class Manifest(_Block):
     def imgsz_hw(self) -> tuple[int, int]:
         """Height and width of the graph's input, pixels."""
         return self.preprocess.imgsz_hw
+
+
+class _Score(BaseModel):
+    miou: float
+    frames: int
+    data: str
+
+
+class _Report(BaseModel):
+    """Of a precision's report in ``parity.json``: what `cdga_sdk` reads."""
+
+    reference: str
+    candidate: str
+    agreement: float
+    min_agreement: Annotated[float, Field(ge=0, le=1)]
+    labels: _Score | None = None
 
 
 def preprocess_block(preprocess: Preprocess) -> PreprocessBlock:
@@ -247,20 +267,13 @@ class Bundle:
         """Read and verify the bundle at ``path``.
 
         Raises:
-            InputError: There is no such folder.
+            InputError: There is no such folder, or it cannot be read.
             ModelError: It is not a bundle, of a schema that this version does not read, lacks what its manifest names,
                 or a graph keeps weights in another file.
             IntegrityError: A byte differs from what was written, or a file is missing.
         """
         folder = Path(path)
-        if not folder.exists():
-            raise InputError("no such model", where=folder, fix="make one with: cdga export CHECKPOINT -o model.cdga")
-        if not folder.is_dir() or not (folder / SUMS).is_file():
-            raise ModelError(
-                "not a CDGA bundle (a folder with SHA256SUMS, manifest.json and model.onnx)",
-                where=folder,
-                fix="make one with: cdga export CHECKPOINT -o model.cdga",
-            )
+        _refuse_other_places(folder)
         sums = _read(folder / SUMS, folder)
         files = {name: _read(folder / name, folder) for name in _names_in(sums, folder / SUMS)}
         _check_sums(folder, sums, files)
@@ -282,21 +295,31 @@ class Bundle:
         Raises:
             IntegrityError: One was changed since the bundle was opened.
             InputError: One cannot be read.
+            ModelError: One is not of the size that the network sees.
         """
         masks = sorted(name for name in self.hashes if name.startswith(f"{GOLDEN}/") and name.endswith(_MASK))
         names = [mask.removeprefix(f"{GOLDEN}/").removesuffix(_MASK) for mask in masks]
+        size_hw = self.manifest.imgsz_hw
         return [
-            GoldenFrame(name=name, image_bgr=self._picture(f"{GOLDEN}/{name}.png"), mask=self._picture(mask))
+            GoldenFrame(
+                name=name,
+                image_bgr=self._picture(f"{GOLDEN}/{name}.png", (*size_hw, 3)),
+                mask=self._picture(mask, size_hw),
+            )
             for name, mask in zip(names, masks, strict=True)
         ]
 
-    def _picture(self, name: str) -> UInt8Array:
+    def _picture(self, name: str, shape: tuple[int, ...]) -> UInt8Array:
         data = _read(self.path / name, self.path)
         if hashlib.sha256(data).hexdigest() != self.hashes.get(name):
             raise IntegrityError(
                 f"changed since it was written: {name}", where=self.path, fix="copy or export the bundle again"
             )
-        return decode_png(data, self.path / name)
+        picture = decode_png(data, self.path / name)
+        if picture.shape != shape:
+            what = f"golden picture of shape {picture.shape}, wanted {shape}"
+            raise ModelError(what, where=self.path / name, fix="export it again")
+        return picture
 
 
 def write_bundle(
@@ -356,6 +379,19 @@ def graph_file(precision: str) -> str:
     return MODEL if precision == "fp32" else f"model.{precision}.onnx"
 
 
+def _refuse_other_places(folder: Path) -> None:
+    make = "make one with: cdga export CHECKPOINT -o model.cdga"
+    try:
+        if not folder.exists():
+            raise InputError("no such model", where=folder, fix=make)
+        is_bundle = folder.is_dir() and (folder / SUMS).is_file()
+    except OSError as error:  # no right to look into it, or no name that the file system takes
+        raise InputError(f"cannot read ({error.strerror})", where=folder) from error
+    if not is_bundle:
+        what = "not a CDGA bundle (a folder with SHA256SUMS, manifest.json and model.onnx)"
+        raise ModelError(what, where=folder, fix=make)
+
+
 def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes:
     name = graph_file(precision)
     if name not in files:
@@ -376,13 +412,30 @@ def _graph_of(files: Mapping[str, bytes], precision: str, folder: Path) -> bytes
 def _refuse_incomplete(
     manifest: Manifest, files: Mapping[str, bytes], parity: Mapping[str, object], folder: Path
 ) -> None:
-    lacking = [f"no parity report of {p}" for p in manifest.precisions if not isinstance(parity.get(p), dict)]
+    lacking = [] if "fp32" in manifest.precisions else ["no precision fp32"]
+    lacking += [fault for p in manifest.precisions if (fault := _fault_of_report(p, parity.get(p)))]
     if manifest.extra is not None and EXTRA not in files:
         lacking.append(f"no {EXTRA}")
     if not any(name.startswith(f"{GOLDEN}/") and name.endswith(_MASK) for name in files):
         lacking.append("no golden frames")
     if lacking:
         raise ModelError(f"incomplete: {'; '.join(lacking)}", where=folder, fix="export it again")
+
+
+def _fault_of_report(precision: str, report: object) -> str:
+    """Why a precision's parity report cannot be read, or an empty string."""
+    if not isinstance(report, dict):
+        return f"no parity report of {precision}"
+    try:
+        _Report.model_validate(report)
+    except ValidationError as error:
+        return f"the parity report of {precision} is none (key {_first_fault(error)})"
+    return ""
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"'{'.'.join(map(str, first['loc']))}': {first['msg']}"
 
 
 def _stated(sums: bytes) -> dict[str, str]:
@@ -440,15 +493,13 @@ def _parse_manifest(folder: Path, files: Mapping[str, bytes]) -> Manifest:
     try:
         return Manifest.model_validate_json(files[MANIFEST])
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ModelError(f"manifest key '{key}': {first['msg']}", where=where, fix="export it again") from error
+        raise ModelError(f"manifest key {_first_fault(error)}", where=where, fix="export it again") from error
 
 
 def _json_object(where: Path, data: bytes) -> dict[str, object]:
     try:
         record = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # of brackets a thousand deep
         record = None
     if not isinstance(record, dict):
         raise ModelError("not a JSON object", where=where, fix="export it again")

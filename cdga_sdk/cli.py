@@ -6,6 +6,7 @@ stdout carries what other programs read: ``--json``, and the answers of ``info``
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,15 @@ from typer.exceptions import TyperException
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import RESOURCE_ERRNOS, error_from_os
-from cdga_sdk.errors import CdgaError, InterruptedRunError, MissingExtraError, Terminated, UsageError, one_line
+from cdga_sdk.errors import (
+    CdgaError,
+    InputError,
+    InterruptedRunError,
+    MissingExtraError,
+    Terminated,
+    UsageError,
+    one_line,
+)
 from cdga_sdk.signals import TERMINATING, heeded
 from cdga_sdk.video.stages import MAY_BE_LEFT
 
@@ -37,6 +46,9 @@ _NAMED = "default, or another name that cdga models lists"
 _TAKEN = "a bundle, a checkpoint or a run"
 _KEPT = "what was finished is kept"
 _INTERRUPTED = 130  # also what Typer turns Ctrl-C into
+
+# Of a file or folder that only its user can mend: no right to it, or a name that the file system does not take.
+_OF_A_NAME = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
 
 # Libraries that a base install lacks, and the extra that brings each.
 _EXTRA_OF = {"onnx": "export", "safetensors": "train", "timm": "train", "torch": "train", "yaml": "train"}
@@ -412,7 +424,7 @@ def bench(
     frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON on stdout.")] = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Time a bundle here, every runtime and precision side by side: cdga bench model.cdga --video ride.mp4."""
     from cdga_sdk.bench import BenchRequest
@@ -613,7 +625,7 @@ def run(arguments: list[str]) -> int:
         _silence(sys.stderr)
         return 141
     except OSError as error:
-        return _failed_write(error)
+        return _failed_file(error)
     except ModuleNotFoundError as error:
         return _missing_module(error)
     except MemoryError:
@@ -637,7 +649,10 @@ def _silence(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _failed_write(error: OSError) -> int:
+def _failed_file(error: OSError) -> int:
+    if error.errno in _OF_A_NAME and error.filename:
+        refused = InputError(f"cannot be used ({error.strerror})", where=os.fsdecode(error.filename))
+        return _fail(refused.code, str(refused), refused.exit_code)
     if error.errno not in RESOURCE_ERRNOS:
         return _bug(error)
     failed = error_from_os(error, Path(os.fsdecode(error.filename or "output")))

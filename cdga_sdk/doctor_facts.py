@@ -281,8 +281,10 @@ def engine_cache_fact(*, driver: bool) -> Fact:
     from cdga_sdk.backends.engine_cache import EngineCache, cache_folder
     from cdga_sdk.backends.engine_eviction import limit_bytes
 
-    folder, size, why, fix = cache_folder(), 0, "", "set CDGA_CACHE to a folder that only you may write to"
+    folder: Path | None = None
+    size, why, fix = 0, "", "set CDGA_CACHE to a folder that only you may write to"
     try:
+        folder = cache_folder()
         limit = limit_bytes()
         if os.path.lexists(folder):
             EngineCache(folder)  # refuses what is not the user's own; makes nothing where the folder is there
@@ -297,7 +299,7 @@ def engine_cache_fact(*, driver: bool) -> Fact:
         if why
         else f"{folder}: {size / _GIB:.2f} of {limit / _GIB:g} GiB",
         fix=fix if why else None,
-        details={"folder": str(folder), "bytes": size, "writable": not why},
+        details={"folder": None if folder is None else str(folder), "bytes": size, "writable": not why},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from cdga_sdk.atomic import write_bytes
 from cdga_sdk.errors import InputError
+from cdga_sdk.image_size import JPEG, stated_size_wh, walk_jpeg
 from cdga_sdk.opencv import cv2
 from cdga_sdk.palette_png import grey_from_palette, is_palette_png
 from cdga_sdk.preprocess import UInt8Array
@@ -28,8 +28,6 @@ __all__ = [
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MAX_PIXELS: Final = 150_000_000
-_JPEG: Final = b"\xff\xd8\xff"
-_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def is_image_file(path: Path) -> bool:
@@ -126,9 +124,9 @@ def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.ui
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputError("no such file" if not path.exists() else "not a regular file", where=path)
     try:
+        if not path.is_file():
+            raise InputError("no such file" if not path.exists() else "not a regular file", where=path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read ({error.strerror})", where=path) from error
@@ -140,29 +138,11 @@ def _read_bytes(path: Path) -> bytes:
 def _refuse_cut_jpeg(path: Path, data: bytes) -> None:
     # OpenCV fills the missing part of a truncated JPEG with grey and reports success.
     # The search starts behind the headers: a thumbnail in them has an end marker of its own.
-    if data[:3] == _JPEG and b"\xff\xd9" not in data[_walk_jpeg(data)[0] :]:
+    if data[:3] == JPEG and b"\xff\xd9" not in data[walk_jpeg(data)[0] :]:
         raise InputError("JPEG is cut short (no end marker)", where=path, fix="copy the file again")
 
 
 def _refuse_bomb(path: Path, data: bytes) -> None:
-    width, height = 0, 0
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-    elif data[:3] == _JPEG:
-        width, height = _walk_jpeg(data)[1]
+    width, height = stated_size_wh(data)
     if width * height > _MAX_PIXELS:
         raise InputError(f"image of {width}x{height} pixels is too large", where=path)
-
-
-def _walk_jpeg(data: bytes) -> tuple[int, tuple[int, int]]:
-    """Where a JPEG's scan begins (or its headers break off), and its width and height (ITU-T T.81, B.1 and B.2)."""
-    at, size_wh = 2, (0, 0)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            size_wh = (width, height)
-        if marker == 0xDA:
-            break
-        at += 1 if marker == 0xFF else 2 + length  # 0xFF twice: a byte of padding
-    return at, size_wh

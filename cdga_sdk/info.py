@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def describe(path: Path) -> dict[str, object]:
         CdgaError: As `Bundle.open`, `cdga_sdk.backends.engine_cache.read_engine` or
             `cdga_train.checkpoint.load_checkpoint` do.
     """
-    if (path / SUMS).is_file() or path.suffix == ".cdga":
+    if os.path.lexists(path / SUMS) or path.suffix == ".cdga":
         return _describe_bundle(Bundle.open(path))
     if path.suffix == ".engine":
         return _describe_engine(path)

@@ -41,6 +41,7 @@ _MEASURED: Final = 3
 
 # Of the driver's API.
 _MAJOR, _MINOR, _NAME_BYTES = 75, 76, 128
+_NVIDIA_SMI: Final = "see what nvidia-smi says"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +193,7 @@ def _nvidia() -> dict[str, object]:
     count, cuda = ctypes.c_int(), ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status != 0:
-        raise ResourceError(f"the NVIDIA driver gives no GPU (CUDA error {status})", fix="see what nvidia-smi says")
+        raise ResourceError(f"the NVIDIA driver gives no GPU (CUDA error {status})", fix=_NVIDIA_SMI)
     driver.cuDriverGetVersion(ctypes.byref(cuda))
     return {
         "driver": driver_version(),
@@ -204,17 +205,19 @@ def _nvidia() -> dict[str, object]:
 def _gpu(driver: Any, index: int) -> dict[str, object]:
     handle, size = ctypes.c_int(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(_NAME_BYTES)
-    driver.cuDeviceGet(ctypes.byref(handle), index)
-    driver.cuDeviceGetName(name, _NAME_BYTES, handle)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
-    capability = []
-    for attribute in (_MAJOR, _MINOR):
-        value = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
-        capability.append(str(value.value))
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    status = (
+        driver.cuDeviceGet(ctypes.byref(handle), index)
+        or driver.cuDeviceGetName(name, _NAME_BYTES, handle)
+        or driver.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, handle)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, handle)
+    )
+    if status != 0:
+        raise ResourceError(f"the driver does not tell of GPU {index} (CUDA error {status})", fix=_NVIDIA_SMI)
     return {
         "name": name.value.decode(errors="replace"),
-        "sm": "".join(capability),
+        "sm": f"{major.value}{minor.value}",
         "memory_bytes": size.value,
     }
 

@@ -10,6 +10,7 @@ from typing import Final, TypedDict
 
 import numpy as np
 
+from cdga_sdk.errors import UsageError
 from cdga_sdk.image import write_png
 from cdga_sdk.labels import IGNORE, train_id_of
 from cdga_sdk.opencv import cv2
@@ -48,7 +49,7 @@ class Polygon(TypedDict):
     points_xy: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SegResult:
     """The segmentation of one frame, at the frame's own size.
 
@@ -104,7 +105,13 @@ class SegResult:
         return np.isin(self.mask, [train_id_of(c, self.names) for c in classes])
 
     def plot(self, alpha: float = 0.5) -> UInt8Array:
-        """The frame with class colours over it, (H, W, 3) uint8 BGR; ``alpha`` is their opacity, 0 to 1."""
+        """The frame with class colours over it, (H, W, 3) uint8 BGR; ``alpha`` is their opacity, 0 to 1.
+
+        Raises:
+            UsageError: ``alpha`` is out of range.
+        """
+        if not 0.0 <= alpha <= 1.0:
+            raise UsageError(f"alpha is {alpha}, wanted 0 to 1")
         return draw_overlay(self.image_bgr, self.mask, self.palette_rgb, alpha=alpha)
 
     def shares(self) -> dict[str, float]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Final, Self, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from cdga_sdk.backends.choice import Candidate
 from cdga_sdk.bundle import Bundle, Manifest
@@ -31,7 +32,11 @@ from cdga_sdk.video.stages import in_order
 
 __all__ = ["Segmenter"]
 
-Image = UInt8Array | str | Path
+# What OpenCV reads is typed as any numbers; that they are uint8 is looked at when they come.
+ImageArray = npt.NDArray[np.generic]
+Image = ImageArray | str | Path
+
+_OF_PIL: Final = "of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'"
 
 
 class Segmenter:
@@ -137,13 +142,16 @@ class Segmenter:
     def __call__(self, image: Image, *, color: str = "bgr") -> SegResult: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, image: Sequence[Image], *, color: str = "bgr") -> list[SegResult]: ...
+    def __call__(self, image: Sequence[Image] | Iterator[Image], *, color: str = "bgr") -> list[SegResult]: ...
 
-    def __call__(self, image: Image | Sequence[Image], *, color: str = "bgr") -> SegResult | list[SegResult]:
+    def __call__(
+        self, image: Image | Sequence[Image] | Iterator[Image], *, color: str = "bgr"
+    ) -> SegResult | list[SegResult]:
         """Segment one image or a list of images.
 
         Args:
-            image: An (H, W, 3) uint8 array, a path, or a list of these.
+            image: An (H, W, 3) uint8 array, a path, or a list or an iterator of these. Results keep arrays as they
+                are: copy one whose memory is used again before its result is.
             color: Channel order of arrays, ``bgr`` (OpenCV's) or ``rgb``.
 
         Raises:
@@ -156,38 +164,37 @@ class Segmenter:
             return self.segment(_bgr(image, color))
         if not isinstance(image, (Sequence, Iterator)):
             raise UsageError(
-                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these",
-                fix="of a PIL image give np.asarray(image.convert('RGB')) and color='rgb'",
+                f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array, a path, or a list of these", fix=_OF_PIL
             )
         return list(in_order(partial(self, color=color), image, at_once=self.frames_at_once))
 
     def segment(
-        self, image_bgr: UInt8Array, *, source: str = "", frame: int = 0, time_s: float | None = None
+        self, image_bgr: ImageArray, *, source: str = "", frame: int = 0, time_s: float | None = None
     ) -> SegResult:
         """Segment one (H, W, 3) uint8 BGR frame; the keywords are carried into the result.
 
         Raises:
-            UsageError: An array of another shape or type.
+            UsageError: No array, or one of another shape or type.
         """
         return self.finish(self.predict(image_bgr), source=source, frame=frame, time_s=time_s)
 
-    def predict(self, image_bgr: UInt8Array) -> PredictedFrame:
+    def predict(self, image_bgr: ImageArray) -> PredictedFrame:
         """The first part of `segment`: all that may be done to several frames of a stream at once.
 
         Raises:
-            UsageError: An array of another shape or type.
+            UsageError: No array, or one of another shape or type.
         """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
-        _refuse_other_arrays(image_bgr)
+        frame_bgr = _checked(image_bgr)
         clock = [time.perf_counter()]
-        seen_bgr = resize_image(image_bgr, self.imgsz)
+        seen_bgr = resize_image(frame_bgr, self.imgsz)
         seen_rgb = np.asarray(cv2.cvtColor(seen_bgr, cv2.COLOR_BGR2RGB), np.uint8)
         clock.append(time.perf_counter())
         prediction = self._backend.infer(seen_rgb[np.newaxis])
         clock.append(time.perf_counter())
         speed_ms = {"preprocess": 1e3 * (clock[1] - clock[0]), "inference": 1e3 * (clock[2] - clock[1])}
-        return PredictedFrame(image_bgr=image_bgr, seen_bgr=seen_bgr, prediction=prediction, speed_ms=speed_ms)
+        return PredictedFrame(image_bgr=frame_bgr, seen_bgr=seen_bgr, prediction=prediction, speed_ms=speed_ms)
 
     def finish(
         self,
@@ -361,15 +368,16 @@ def _kept_table(classes: Sequence[int | str] | None, names: Sequence[str]) -> UI
     return table
 
 
-def _refuse_other_arrays(image: UInt8Array) -> None:
+def _checked(image: ImageArray) -> UInt8Array:
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"got {type(image).__name__}, wanted an (H, W, 3) uint8 array", fix=_OF_PIL)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UsageError(f"image has shape {image.shape} and type {image.dtype}, wanted (H, W, 3) uint8")
+    return np.asarray(image, np.uint8)
 
 
-def _bgr(image: UInt8Array, color: str) -> UInt8Array:
+def _bgr(image: ImageArray, color: str) -> UInt8Array:
     if color not in {"bgr", "rgb"}:
         raise UsageError(f"unknown colour order '{color}'", fix="use 'bgr' or 'rgb'")
-    if color == "bgr":
-        return image
-    _refuse_other_arrays(image)
-    return np.ascontiguousarray(image[:, :, ::-1])
+    checked = _checked(image)
+    return checked if color == "bgr" else np.ascontiguousarray(checked[:, :, ::-1])

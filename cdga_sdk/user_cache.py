@@ -6,15 +6,24 @@ import os
 import sys
 from pathlib import Path
 
+from cdga_sdk.errors import UsageError
+
 __all__ = ["user_cache"]
 
 
 def user_cache() -> Path:
-    """``$CDGA_CACHE`` if that is set, else ``cdga`` in the user's cache folder of this system; it may not exist yet."""
+    """``$CDGA_CACHE`` if that is set, else ``cdga`` in the user's cache folder of this system; it may not exist yet.
+
+    Raises:
+        UsageError: The user has no home folder, as in a container that runs as a number.
+    """
     if chosen := os.environ.get("CDGA_CACHE"):
         return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "cdga"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/cdga"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdga"
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "cdga"
+        if sys.platform == "darwin":
+            return Path.home() / "Library/Caches/cdga"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdga"
+    except RuntimeError as error:
+        raise UsageError("no home folder to keep anything in", fix="set CDGA_CACHE to a folder") from error

@@ -5,6 +5,7 @@ Shape legend: N frames, H and W the network's input size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final, Literal, Protocol
 
@@ -19,6 +20,8 @@ OnIncompatible = Literal["rebuild", "fallback", "error"]
 
 # As ONNX Runtime, CUDA and its libraries, OpenVINO and C++ itself say it; none of them has a type for it.
 _OUT_OF_MEMORY: Final = ("failed to allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+# As ONNX Runtime says it of a GPU that is hidden, has too old a driver, or fails; behind it its own source is named.
+_GPU_FAILED: Final = re.compile(r"\b(?:CUDA|CUDNN|CUBLAS|CUFFT) failure \d+: .*?(?= ; GPU=|$)")
 
 
 class Backend(Protocol):
@@ -40,7 +43,7 @@ class Backend(Protocol):
         What it returns is the caller's to keep: no later call writes into it.
 
         Raises:
-            ResourceError: Memory ran out, of the device or of this computer.
+            ResourceError: Memory ran out, of the device or of this computer, or the device failed.
             ModelError: The runtime cannot run the graph.
             UsageError: It is closed.
         """
@@ -52,7 +55,7 @@ class Backend(Protocol):
 
 
 def error_of_runtime(error: Exception, runtime: str, what: str) -> CdgaError:
-    """What a runtime raised, as an error of ours: ResourceError where memory ran out, else ModelError.
+    """What a runtime raised, as an error of ours: ResourceError where memory ran out or a GPU failed, else ModelError.
 
     Args:
         error: As it came.
@@ -60,9 +63,13 @@ def error_of_runtime(error: Exception, runtime: str, what: str) -> CdgaError:
         what: It does not do: "refuses the graph".
     """
     said = one_line(error) or type(error).__name__
+    gpu = _GPU_FAILED.search(said)
     if isinstance(error, MemoryError) or any(words in said.lower() for words in _OUT_OF_MEMORY):
         fix = "free some memory, or use a model that sees smaller frames"
-        return ResourceError(f"{runtime} ran out of memory ({said[-200:]})", fix=fix)
+        return ResourceError(f"{runtime} ran out of memory ({gpu[0] if gpu else said[-200:]})", fix=fix)
+    if gpu:
+        fix = "see whether nvidia-smi shows a GPU and its driver here, or use --device cpu"
+        return ResourceError(f"{runtime} cannot use the GPU ({gpu[0][:200]})", fix=fix)
     return ModelError(f"{runtime} {what} ({said[:200]})")
 
 

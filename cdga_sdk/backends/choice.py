@@ -95,21 +95,21 @@ def choose_backend(
     minutes), else ONNX Runtime on CUDA where a driver is present, else OpenVINO where it is installed, else ONNX
     Runtime on the CPU; a library that cannot be loaded is passed by. All of them compute as the graph is typed, and
     with float32 the choice changes the speed and not the labels. With 8 bits it does, since runtimes round differently:
-    there ``auto`` passes OpenVINO by unless the graph is proven in it.
+    there OpenVINO is passed by, unless it is asked for or the graph is proven in it.
 
     Args:
         model_bytes: The ONNX file, verified by `Bundle.open`.
         precision: Of that graph, for the backend's name.
         backend: One of `BACKENDS`.
         device: One of `DEVICES`.
-        threads: CPU threads of the runtime; by default every CPU that this process may use.
+        threads: CPU threads of the runtime, 1 or more; by default every CPU that this process may use.
         throughput: As many frames a second as can be, each of which may take longer, where the runtime knows how.
         on_incompatible: What TensorRT does when no kept engine fits, one of `ON_INCOMPATIBLE`: build it, let ``auto``
             choose another runtime, or refuse.
         proven_in_openvino: Whether an int8 graph passed its gate there too (`Bundle.is_proven_in_openvino_too`).
 
     Raises:
-        UsageError: No backend, device or ``on_incompatible`` of that name.
+        UsageError: No backend, device or ``on_incompatible`` of that name, or fewer threads than one.
         MissingExtraError: The runtime asked for is not installed.
         ResourceError: The device asked for cannot be had.
         ModelError: The runtime refuses the graph.
@@ -117,6 +117,8 @@ def choose_backend(
     _refuse_unknown(backend, device)
     if on_incompatible not in ON_INCOMPATIBLE:
         raise UsageError(f"unknown on-incompatible '{on_incompatible}'", fix=f"use one of {', '.join(ON_INCOMPATIBLE)}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}, wanted a whole number from 1 on", fix="leave it out for every CPU")
     if backend.startswith("tensorrt") and device == "cpu":
         raise UsageError("TensorRT has no CPU device", fix="use --backend onnxruntime")
     wanted = _Wanted(
@@ -203,7 +205,7 @@ def _onnxruntime_cuda(wanted: _Wanted) -> Backend | str:
 def _openvino(wanted: _Wanted) -> Backend | str:
     if other := _other_was_asked_for(wanted, "openvino", "cpu"):
         return other
-    if wanted.backend == "auto" and wanted.precision.startswith("int8") and not wanted.proven_in_openvino:
+    if wanted.backend != "openvino" and wanted.precision.startswith("int8") and not wanted.proven_in_openvino:
         return f"passed by for {wanted.precision}: not proven in OpenVINO"
     try:
         from cdga_sdk.backends.openvino_cpu import OpenVinoBackend

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("onnxruntime", "export") from error
 
-__all__ = ["OnnxRuntimeBackend", "what_cuda_lacks"]
+__all__ = ["OnnxRuntimeBackend", "load_cuda_libraries", "what_cuda_lacks"]
 
 _WARNING: Final = 2  # the runtime's default
 _FATAL: Final = 4
@@ -46,6 +47,15 @@ def _why_without_cuda() -> str:
     return ""
 
 
+def load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN out of pip's packages, where no loader looks by itself, or from where the system has them.
+
+    What is not to be had is told by what wants it next.
+    """
+    with redirect_stdout(io.StringIO()), suppress(Exception):  # it prints what it does not find
+        onnxruntime.preload_dlls(msvc=False)
+
+
 @contextmanager
 def _without_log() -> Iterator[None]:
     """Within, the runtime prints nothing of its own; what it raises is told by us."""
@@ -64,7 +74,7 @@ class OnnxRuntimeBackend:
     outputs at fixed places there, and one call at a time. docs/decisions/0020-gpu-launches.md
 
     Raises:
-        ResourceError: CUDA was asked for and the session came up without it, or memory ran out.
+        ResourceError: CUDA was asked for and cannot be used, or memory ran out.
         ModelError: The graph cannot be loaded.
     """
 
@@ -75,6 +85,8 @@ class OnnxRuntimeBackend:
         provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
         # TF32 would change labels on Ampere and later: fp32 is what is promised.
         settings = {"use_tf32": "0"} if device == "cuda" else {}
+        if device == "cuda" and not what_cuda_lacks():
+            load_cuda_libraries()
         try:
             # From bytes: exactly what was hashed is what is loaded; a graph that names other files was refused before.
             with _without_log() if device == "cuda" else nullcontext():  # it prints all that it lacks for CUDA
@@ -83,11 +95,12 @@ class OnnxRuntimeBackend:
                 )
         except Exception as error:  # the runtime raises a dozen private types, and RuntimeError
             raise error_of_runtime(error, "ONNX Runtime", "refuses the graph") from error
-        if provider not in session.get_providers():  # a missing GPU does not raise, it falls back silently
+        if provider not in session.get_providers():  # missing libraries do not raise, it falls back silently
             why = _why_without_cuda()
             raise ResourceError(
                 "ONNX Runtime could not use CUDA" + (f" ({why})" if why else ""),
-                fix="check the NVIDIA driver, CUDA and cuDNN that this onnxruntime-gpu wants, or use --device cpu",
+                fix="check the NVIDIA driver; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN as this "
+                "version wants them; or use --device cpu",
             )
         refuse_foreign_graph((i.name for i in session.get_inputs()), (o.name for o in session.get_outputs()))
         types = {tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())}

@@ -6,7 +6,6 @@ other kind. TF32 is switched off, since it changes labels. What is built is told
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from cdga_sdk.atomic import write_bytes
 from cdga_sdk.backends.base import refuse_foreign_graph
 from cdga_sdk.backends.cuda_device import gpu_facts
 from cdga_sdk.backends.engine_cache import EngineKey
-from cdga_sdk.errors import InputError, ModelError, ResourceError, UsageError, one_line
+from cdga_sdk.errors import CdgaError, InputError, ModelError, ResourceError, UsageError, one_line
 
 __all__ = [
     "HW_COMPAT",
@@ -39,6 +38,9 @@ HW_COMPAT: Final = {"none": "NONE", "same-cc": "SAME_COMPUTE_CAPABILITY", "amper
 
 _INSTALL: Final = {"tensorrt": "pip install 'cdga-sdk[trt]'", "tensorrt_rtx": "pip install 'cdga-sdk[trt-rtx]'"}
 _ANY: Final = "any"
+# Far beyond what a GPU has: the bindings tell of larger ones by errors of their own, after an export.
+_MAX_BATCH: Final = 1024
+_MAX_WORKSPACE_GIB: Final = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,13 @@ class BuildFlags:
 
     def __post_init__(self) -> None:
         low, best, high = self.batch
-        if not 1 <= low <= best <= high:
-            raise UsageError(f"batch is {batch_text(self.batch)}, wanted 1 <= smallest <= best <= largest")
+        if not 1 <= low <= best <= high <= _MAX_BATCH:
+            what = f"batch is {batch_text(self.batch)}, wanted 1 <= smallest <= best <= largest <= {_MAX_BATCH}"
+            raise UsageError(what)
         if self.hw_compat not in HW_COMPAT:
             raise UsageError(f"unknown hw-compat '{self.hw_compat}'", fix=f"use one of {', '.join(HW_COMPAT)}")
-        if self.workspace_gib is not None and not (math.isfinite(self.workspace_gib) and self.workspace_gib > 0):
-            raise UsageError(f"workspace is {self.workspace_gib} GiB, wanted more than 0")
+        if self.workspace_gib is not None and not 0 < self.workspace_gib <= _MAX_WORKSPACE_GIB:
+            raise UsageError(f"workspace is {self.workspace_gib} GiB, wanted more than 0, to {_MAX_WORKSPACE_GIB}")
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
@@ -180,7 +183,7 @@ def build_plan(
         model_bytes: The ONNX file: input ``frame`` (N, H, W, 3) uint8, outputs ``mask`` and ``conf``.
         key: Made by `key_for_this_gpu` or `key_ahead_of_time`.
         timing_cache: File of measured kernel times, read and written: makes later builds much faster. TensorRT only.
-        say: Takes a line about a timing cache that is of no use.
+        say: Takes a line about a timing cache that is of no use, or cannot be written.
 
     Returns:
         The plan, as TensorRT serialises it.
@@ -219,7 +222,7 @@ def _built(
     if plan is None:
         raise _refusal(log.errors)
     if timing_cache is not None:
-        write_bytes(timing_cache, bytes(config.get_timing_cache().serialize()))
+        _write_timing_cache(config, timing_cache, say)
     return bytes(plan)
 
 
@@ -309,6 +312,14 @@ def _read_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> N
         return
     say(f"{path}: of another GPU or TensorRT: the timing cache is begun anew")
     config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003 - a C++ signature
+
+
+def _write_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> None:
+    """Keep the times; where they cannot be kept that is said, for the engine took minutes and is sound."""
+    try:
+        write_bytes(path, bytes(config.get_timing_cache().serialize()))
+    except CdgaError as error:
+        say(f"the timing cache is not kept: {error}")
 
 
 def _watch(trt: Any, stopped: threading.Event) -> Any:

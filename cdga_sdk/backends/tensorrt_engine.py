@@ -48,7 +48,8 @@ def open_tensorrt(
         model_bytes: The ONNX file, verified.
         product: ``tensorrt`` or ``tensorrt_rtx``.
         precision: That of the graph.
-        on_incompatible: See `EngineCache.obtain`; ``fallback`` also passes over a missing GPU or library.
+        on_incompatible: See `EngineCache.obtain`; ``fallback`` also passes over a missing GPU or library, and over an
+            engine that cannot be opened.
         say: Takes the lines that tell what happens.
         throughput: See `TensorRtBackend`.
 
@@ -67,7 +68,7 @@ def open_tensorrt(
         build = partial(build_plan, model_bytes, key, say=say)
         engine = cache.obtain(key, build, on_incompatible=on_incompatible, say=say)
         return None if engine is None else TensorRtBackend(engine, throughput=throughput)
-    except ResourceError as error:
+    except (ModelError, ResourceError) as error:
         if on_incompatible != "fallback":
             raise
         say(f"{error.what}; running without TensorRT")
@@ -84,9 +85,10 @@ def open_kept(model_bytes: bytes, *, throughput: bool = False) -> TensorRtBacken
     Returns:
         The backend, or in one line why there is none.
     """
-    sha256, folder = hashlib.sha256(model_bytes).hexdigest(), cache_folder()
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
     why = "no kept engine of this graph; build one with: cdga export --trt" if cuda_driver() else NO_DRIVER
     try:
+        folder = cache_folder()
         if not folder.is_dir():
             return why
         cache = EngineCache(folder)
@@ -160,13 +162,20 @@ class TensorRtBackend:
 
     def _open(self, trt: Any, engine: VerifiedEngine, num_slots: int) -> None:
         log = trt.Logger(trt.Logger.ERROR)
-        runtime = trt.Runtime(log)
+        product = f"{engine.sidecar.product} {engine.sidecar.version}"
+        try:
+            runtime = trt.Runtime(log)
+        except TypeError as error:  # what the bindings raise for a runtime that could not be made
+            raise ResourceError(
+                f"{product} cannot use the GPU ({one_line(error)[:200]})",
+                fix="see whether nvidia-smi shows a GPU and a driver that it works with",
+            ) from error
         if engine.sidecar.version_compatible:  # such a plan brings the runtime's code with it; it is of our own making
             runtime.engine_host_code_allowed = True
         plan = runtime.deserialize_cuda_engine(engine.data)
         if plan is None:
             raise ModelError(
-                f"{engine.sidecar.product} {engine.sidecar.version} refuses the engine, or the GPU has no memory left",
+                f"{product} refuses the engine, or the GPU has no memory left",
                 fix="free memory on the GPU, or use --backend onnxruntime",
             )
         self._alive = (log, runtime, plan)

@@ -6,7 +6,7 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, UsageError
 from cdga_sdk.models.catalogue import DEFAULT, NAMED, default_bundle
 
 __all__ = ["model_path"]
@@ -22,10 +22,14 @@ def model_path(model: str | Path, *, offline: bool = False, taken: str = "a bund
 
     Raises:
         InputError: No such name, this installation has no default model, or a file cannot be had.
+        UsageError: Neither a name nor a path.
         CdgaError: As `cdga_sdk.models.kept.kept_bundle` does.
     """
-    if not isinstance(model, str):
-        return model
+    if isinstance(model, os.PathLike):
+        return Path(model)
+    if not isinstance(model, str) or not model:
+        fix = "is a variable of the environment not set? without a model the default one is taken"
+        raise UsageError(f"model is {model!r}, wanted a name or the path of {taken}", fix=fix)
     if model == DEFAULT:
         return _default()
     if model in NAMED:
@@ -33,7 +37,7 @@ def model_path(model: str | Path, *, offline: bool = False, taken: str = "a bund
 
         return kept_bundle(NAMED[model], offline=offline or os.environ.get("CDGA_OFFLINE", "0") not in {"", "0"})
     path = Path(model)
-    if path.name == model and not path.suffix and not path.exists():
+    if path.name == model and not path.suffix and not os.path.lexists(path):
         names = (DEFAULT, *NAMED)
         near = get_close_matches(model.lower(), names, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"models by name are {', '.join(names)};"

@@ -26,6 +26,7 @@ from cdga_export.quantize import Runtime, quantized
 from cdga_export.to_onnx import checked_bytes, onnx_from_fused, onnx_of
 from cdga_export.typed_fp16 import Half, convolutions
 from cdga_sdk import __version__
+from cdga_sdk.atomic import error_from_os
 from cdga_sdk.bundle import (
     PRECISIONS,
     SUMS,
@@ -295,10 +296,14 @@ def _refuse_existing(output: Path, options: ExportOptions) -> None:
     """Refuse, before what takes minutes, a place that the bundle cannot take."""
     if output.name in {"", ".."}:
         raise UsageError("is no name for a bundle", where=output, fix="pass -o NAME.cdga")
-    above = next(parent for parent in output.absolute().parents if parent.exists())
+    try:
+        above = next(parent for parent in output.absolute().parents if parent.exists())
+        is_bundle = (output / SUMS).is_file()
+    except OSError as error:  # a name that is too long, or a folder that is closed to this user
+        raise error_from_os(error, output) from error
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError("cannot be written to", where=above, fix="choose another -o")
-    if output.exists() and not options.overwrite:
+    if os.path.lexists(output) and not options.overwrite:
         raise UsageError("already exists", where=output, fix="choose another -o, or pass --exist-ok to replace it")
-    if output.exists() and not (output / SUMS).is_file():
+    if os.path.lexists(output) and not is_bundle:
         raise UsageError("exists and is no bundle: it is not replaced", where=output, fix="choose another -o")

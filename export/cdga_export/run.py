@@ -14,7 +14,7 @@ from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
 from cdga_export.parity import ParityReport, openvino_line
 from cdga_sdk.bundle import PRECISIONS, Bundle, Precision
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import CdgaError, UsageError
 from cdga_sdk.precision import computes_bf16, open_precision
 
 __all__ = ["parse_imgsz", "parse_precisions", "run_export"]
@@ -108,7 +108,10 @@ def _pace_lines(bundle: Bundle) -> Iterator[str]:
         if precision == "bf16" and not computes_bf16():
             yield "bf16 cannot be timed here: OpenVINO is not installed, or this CPU has no bf16"
             continue
-        yield _pace_line(bundle, precision)
+        try:
+            yield _pace_line(bundle, precision)
+        except CdgaError as error:  # the bundle is complete all the same
+            yield f"{precision} cannot be timed here: {error}"
 
 
 def _pace_line(bundle: Bundle, precision: str) -> str:

@@ -159,6 +159,12 @@ def test_outputs_that_are_no_name(
     assert "is no name for a bundle; pass -o NAME.cdga" in capsys.readouterr().err
 
 
+def test_a_name_that_is_too_long_is_told_before_the_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for output in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "a.cdga"):
+        assert export(tmp_path / "absent", "-o", output) == 2
+        assert "cannot write (File name too long)" in capsys.readouterr().err
+
+
 def test_inputs_that_are_not_there(tiny_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "a.cdga"
     assert export(tmp_path / "absent", "-o", output) == 3

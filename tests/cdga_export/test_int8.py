@@ -18,6 +18,7 @@ from cdga_export.run import _lines
 from cdga_sdk.backends.onnx_runtime import OnnxRuntimeBackend
 from cdga_sdk.backends.openvino_cpu import OpenVinoBackend
 from cdga_sdk.bundle import Bundle, write_bundle
+from cdga_sdk.errors import ModelError
 from cdga_sdk.precision import open_precision
 from cdga_sdk.verify import verify
 from tests.cdga_export.test_bf16 import executed
@@ -139,6 +140,15 @@ def test_a_failure_in_openvino_alone_leaves_int8_to_onnx_runtime(done: Exported,
     lines = list(_lines(Exported(bundle=bundle, parity={"fp32": judge.fp32.report, "int8": report})))
     assert lines[2].startswith("int8: for ONNX Runtime only: in OpenVINO agreement ")
     assert lines[3].endswith("of fp32's time here, onnxruntime cpu int8 against openvino cpu fp32")
+
+
+def test_a_runtime_that_fails_while_it_is_timed_ends_no_export(done: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(self: OpenVinoBackend, frame_NHWC: object) -> object:
+        raise ModelError("mixed versions")
+
+    monkeypatch.setattr(OpenVinoBackend, "infer", infer)
+    *_, timed, place = _lines(done)
+    assert (timed, place) == ("int8 cannot be timed here: mixed versions", str(done.bundle.path))
 
 
 def test_openvino_that_cannot_be_asked(done: Exported, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

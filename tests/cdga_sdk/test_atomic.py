@@ -157,6 +157,19 @@ def test_folder_replaces_only_when_told(tmp_path: Path, older: str) -> None:
     assert names(tmp_path) == ["x"]
 
 
+@pytest.mark.parametrize("target", ["kept", "nowhere"])
+def test_folder_in_the_place_of_a_link(tmp_path: Path, target: str) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/old").touch()
+    (tmp_path / "x").symlink_to(target)
+    with pytest.raises(UsageError, match="already exists"), atomic_folder(tmp_path / "x"):
+        raise AssertionError("not reached")
+    with atomic_folder(tmp_path / "x", overwrite=True) as folder:
+        (folder / "new").touch()
+    assert names(tmp_path) == ["kept", "x"]
+    assert (names(tmp_path / "x"), names(tmp_path / "kept")) == (["new"], ["old"])
+
+
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), UsageError("no")])
 def test_folder_that_fails_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "x").mkdir()
@@ -188,7 +201,10 @@ def test_folder_whose_place_is_a_file(tmp_path: Path) -> None:
 def test_folder_whose_name_is_taken_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"), atomic_folder(tmp_path / "x"):
         (tmp_path / "x").symlink_to("nowhere")
-    assert names(tmp_path) == ["x"]
+    with pytest.raises(UsageError, match="cannot write"), atomic_folder(tmp_path / "y"):
+        (tmp_path / "y/another").mkdir(parents=True)
+    assert names(tmp_path) == ["x", "y"]
+    assert names(tmp_path / "y") == ["another"]
 
 
 @pytest.mark.parametrize("error", [PermissionError(1, "not this one"), KeyboardInterrupt()])

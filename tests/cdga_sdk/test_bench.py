@@ -116,7 +116,8 @@ def test_bad_words(tiny_bundle: Path, tmp_path: Path) -> None:
     assert run(["bench", str(tiny_bundle), "--video", str(tmp_path / "absent.mp4")]) == 3
     assert run(["bench", str(tiny_bundle), "--rounds", "4"]) == 2
     assert run(["bench", str(tiny_bundle), "--precision", "fp16"]) == 2
-    assert run(["bench", str(tiny_bundle), "--backend", "nonsense"]) == 2
+    assert run(["bench", str(tiny_bundle), "--precision", "fp32", "--precision", "fp8"]) == 2
+    assert run(["bench", str(tiny_bundle), "--backend", "onnxruntime", "--backend", "openvin"]) == 2
     with pytest.raises(UsageError, match="frames is 0"):
         BenchRequest(model=Path("m"), frames=0)
 

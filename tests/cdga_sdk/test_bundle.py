@@ -28,6 +28,7 @@ from cdga_sdk.preprocess import Preprocess
 from cdga_sdk.segmenter import Segmenter
 
 NEEDED = ("manifest.json", "model.onnx", "parity.json", "CARD.md")
+REPORT = {"reference": "torch", "candidate": "onnxruntime", "agreement": 1.0, "min_agreement": 0.9999}
 GRAPH = b"\x08\x0a"  # an ONNX file that says nothing but its version, 10
 
 
@@ -205,7 +206,11 @@ def test_other_schema_versions(own_bundle: Path, version: object) -> None:
         ({"ignore": 0}, "ignore"),
         ({"precisions": ["int4"]}, "precisions.0"),
         ({"preprocess": {"imgsz_hw": [64], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "preprocess.imgsz_hw"),
+        ({"preprocess": {"imgsz_hw": [0, 64], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "preprocess.imgsz_hw.0"),
         ({"preprocess": None}, "preprocess"),
+        ({"names": []}, "names"),
+        ({"names": ["a"] * 256}, "names"),
+        ({"palette_rgb": [[0, 0, 256]]}, "palette_rgb.0.2"),
     ],
 )
 def test_manifest_keys_are_checked(own_bundle: Path, changes: dict[str, object], key: str) -> None:
@@ -214,7 +219,7 @@ def test_manifest_keys_are_checked(own_bundle: Path, changes: dict[str, object],
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "parity.json"])
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"text"', "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"text"', "\udcff", 100_000 * "["])
 def test_signed_nonsense(own_bundle: Path, file: str, text: str) -> None:
     (own_bundle / file).write_bytes(text.encode("utf-8", "surrogateescape"))
     sign(own_bundle)
@@ -265,7 +270,7 @@ def parts(**changes: Any) -> dict[str, Any]:
         "manifest": manifest,
         "graphs": {"fp32": GRAPH},
         "golden": golden,
-        "parity": {name: {"agreement": 1.0} for name in ("fp32", "fp16", "int8")},
+        "parity": dict.fromkeys(("fp32", "fp16", "int8"), REPORT),
         "card": "#",
     }
     return {**made, **changes}
@@ -330,6 +335,10 @@ def test_a_graph_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
     ("changes", "lacking"),
     [
         ({"parity": {"fp16": {}}}, "no parity report of fp32"),
+        ({"parity": {"fp32": {}}}, "the parity report of fp32 .* 'reference"),
+        ({"parity": {"fp32": {**REPORT, "min_agreement": 2}}}, "the parity report of fp32 .* 'min_agreement"),
+        ({"parity": {"fp32": {**REPORT, "labels": {"miou": 1}}}}, "the parity report of fp32 .* 'labels.frame"),
+        ({"manifest": "fp16"}, "no precision fp32"),
         ({"golden": []}, "no golden frames"),
         ({"manifest": "extra"}, r"no model\.extra\.onnx"),
     ],
@@ -338,6 +347,9 @@ def test_what_the_manifest_promises_must_be_there(tmp_path: Path, changes: dict[
     if changes.get("manifest") == "extra":
         block = ExtraBlock(outputs=("logits",), size="fixed", size_multiple=1)
         changes = {"manifest": parts()["manifest"].model_copy(update={"extra": block})}
+    if changes.get("manifest") == "fp16":
+        graphs = {"fp32": GRAPH, "fp16": GRAPH}
+        changes = {"manifest": parts()["manifest"].model_copy(update={"precisions": ("fp16",)}), "graphs": graphs}
     with pytest.raises(ModelError, match=f"incomplete: {lacking}"):
         write_bundle(tmp_path / "a.cdga", **parts(**changes))
 
@@ -348,6 +360,15 @@ def test_a_golden_frame_changed_after_opening_is_refused(own_bundle: Path) -> No
     write_png(picture, np.zeros((64, 128), np.uint8))
     with pytest.raises(IntegrityError, match=r"changed since it was written: golden/.*\.mask\.png"):
         bundle.golden_frames()
+
+
+@pytest.mark.parametrize("name", ["g.png", "g.mask.png"])
+def test_golden_pictures_of_another_size_are_refused(tmp_path: Path, name: str) -> None:
+    folder = write_bundle(tmp_path / "a.cdga", **parts()).path
+    write_png(folder / "golden" / name, np.zeros((4, 5), np.uint8))
+    sign(folder)
+    with pytest.raises(ModelError, match=r"golden picture of shape \(4, 5\), wanted \(2, 3"):
+        Bundle.open(folder).golden_frames()
 
 
 def test_write_refuses_what_exists_and_replaces_when_told(tmp_path: Path) -> None:

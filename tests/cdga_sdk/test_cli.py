@@ -151,6 +151,24 @@ def test_bad_inputs(tiny_bundle: Path, capsys: Captured) -> None:
         assert source in err
 
 
+LONG = 300 * "x"  # longer than any file system takes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["segment", f"{LONG}.mp4"],
+        ["segment", f"{LONG}.png"],
+        ["info", LONG],
+        ["info", f"{LONG}/x.cdga"],
+        ["verify", f"{LONG}.cdga"],
+        ["bench", f"{LONG}.cdga"],
+    ],
+)
+def test_names_that_no_file_system_takes(words: list[str], capsys: Captured) -> None:
+    assert LONG in refused(3, words, capsys)
+
+
 def test_model_that_is_missing_or_damaged(own_bundle: Path, ride: Path, capsys: Captured) -> None:
     assert "no such model" in refused(3, ["segment", str(ride), "--model", "none.cdga"], capsys)
     with (own_bundle / "model.onnx").open("r+b") as graph:

@@ -324,23 +324,32 @@ int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return COUNT ? 0 : 100; }
 int cuDeviceGet(int *device, int index) { *device = 7; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, device == 7 ? "Planted" : "", size); return 0; }
-int cuDeviceTotalMem_v2(size_t *size, int device) { *size = (size_t)24 << 30; return 0; }
+int cuDeviceTotalMem_v2(size_t *size, int device) { *size = (size_t)24 << 30; return LOST ? 999 : 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute - 67; return 0; }
 """
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_driver_without_the_rest_of_cuda(count: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("count", "lost", "error"),
+    [
+        (0, 0, "the NVIDIA driver gives no GPU (CUDA error 100)"),
+        (1, 1, "the driver does not tell of GPU 0 (CUDA error 999)"),
+        (1, 0, ""),
+    ],
+)
+def test_a_driver_without_the_rest_of_cuda(
+    count: int, lost: int, error: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiler = shutil.which("cc")
     if compiler is None or cuda_driver() is not None:
         pytest.skip("needs a C compiler, and no NVIDIA driver")
     (place / "driver.c").write_text(PLANTED_DRIVER)
-    target = ["-shared", "-fPIC", f"-DCOUNT={count}", "-o", str(place / "libcuda.so.1")]
+    target = ["-shared", "-fPIC", f"-DCOUNT={count}", f"-DLOST={lost}", "-o", str(place / "libcuda.so.1")]
     subprocess.run([compiler, str(place / "driver.c"), *target], check=True)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(place))
-    if not count:
+    if error:
         with Probe("nvidia") as probe:
-            assert probe.answer().error == "the NVIDIA driver gives no GPU (CUDA error 100)"
+            assert probe.answer().error == error
         return
     command = [sys.executable, "-m", "cdga_sdk", "doctor", "--json"]
     record = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)

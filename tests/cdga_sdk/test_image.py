@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tracemalloc
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from cdga_sdk.errors import InputError
 from cdga_sdk.image import is_image_file, list_images, read_image_bgr, read_label, write_png
+from cdga_sdk.image_size import stated_size_wh
 from cdga_sdk.opencv import cv2
 
 Image = NDArray[np.uint8]
@@ -130,6 +133,53 @@ def test_png_bomb_is_refused_before_memory_is_taken(tmp_path: Path, size: tuple[
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+def big_tiff(image: Image) -> bytes:
+    stream = io.BytesIO()
+    Pillow.fromarray(image).save(stream, "TIFF", big_tiff=True)
+    return stream.getvalue()
+
+
+LOSSY, LOSSLESS = (cv2.IMWRITE_WEBP_QUALITY, 80), (cv2.IMWRITE_WEBP_QUALITY, 101)
+WHOLE = {
+    "png": encoded(".png", smooth()),
+    "jpg": encoded(".jpg", smooth()),
+    "bmp": encoded(".bmp", smooth()),
+    "tif": encoded(".tif", smooth()),
+    "big tif": big_tiff(smooth()),
+    "webp": encoded(".webp", smooth(), *LOSSY),
+    "lossless webp": encoded(".webp", smooth(), *LOSSLESS),
+    "webp with alpha": encoded(".webp", np.dstack([smooth(), smooth()[..., 0]]), *LOSSY),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_size_is_told_from_the_header_alone(name: str) -> None:
+    assert stated_size_wh(WHOLE[name]) == (96, 64)
+    for cut in range(200):
+        assert stated_size_wh(WHOLE[name][:cut]) in {(0, 0), (96, 64), (1, 64), (1, 1), (96, 1)}
+
+
+@pytest.mark.parametrize("name", ["bmp", "tif", "big tif", "webp", "lossless webp", "webp with alpha"])
+def test_bombs_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    data = bytearray(WHOLE[name])
+    if name == "bmp":
+        data[18:26] = struct.pack("<ii", 16_000, -16_000)
+    elif name == "webp":
+        data[26:30] = struct.pack("<HH", 16_000, 16_000)
+    elif name == "lossless webp":
+        data[21:25] = struct.pack("<I", struct.unpack("<I", data[21:25])[0] >> 28 << 28 | 15_999 << 14 | 15_999)
+    elif name == "webp with alpha":
+        data[24:30] = (15_999).to_bytes(3, "little") * 2
+    else:
+        for side, tag in ((96, 256), (64, 257)):
+            for kind, count in ((3, "H"), (4, "I")):
+                for length in "IQ":  # of a TIFF and of a big one
+                    old = struct.pack(f"<HH{length}{count}", tag, kind, 1, side)
+                    data = data.replace(old, struct.pack(f"<HH{length}{count}", tag, kind, 1, 16_000))
+    with pytest.raises(InputError, match="16000x16000 pixels is too large"):
+        read_image_bgr(put(tmp_path / "bomb", bytes(data)))
 
 
 def test_jpeg_bomb_is_refused(tmp_path: Path) -> None:

@@ -146,5 +146,18 @@ def test_plot_is_the_overlay() -> None:
     np.testing.assert_array_equal(result.plot(0.3), draw_overlay(result.image_bgr, MASK, alpha=0.3))
 
 
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_an_opacity_that_cannot_be(alpha: float) -> None:
+    with pytest.raises(UsageError, match="wanted 0 to 1"):
+        result_of(MASK).plot(alpha)
+
+
+def test_results_can_be_compared_and_kept_in_sets() -> None:
+    one, other = result_of(MASK), result_of(MASK)
+    assert one != other
+    assert [one, other].index(other) == 1
+    assert len({one, other, one}) == 2
+
+
 def test_repr_is_no_flood() -> None:
     assert "image_bgr" not in repr(result_of(MASK))

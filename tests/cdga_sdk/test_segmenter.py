@@ -103,6 +103,19 @@ def test_paths_and_lists(segmenter: Segmenter, picture: Picture, tmp_path: Path)
         segmenter(tmp_path / "none.png")
 
 
+def test_what_opencv_reads_and_iterators_pass_the_type_checker_too(
+    segmenter: Segmenter, picture: Picture, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "a.png", picture(1))
+    read = cv2.imread(str(tmp_path / "a.png"))
+    assert read is not None
+    one = segmenter(read)
+    assert one.image_bgr is read
+    np.testing.assert_array_equal(segmenter.segment(read).mask, one.mask)
+    (found,) = segmenter(tmp_path.glob("*.png"))
+    np.testing.assert_array_equal(found.mask, one.mask)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -166,6 +179,9 @@ def test_classes_are_kept_by_name_and_id(tiny_bundle: Path, segmenter: Segmenter
         ({"classes": "road"}, r"classes is 'road', wanted a list .* write classes=\['road'\]"),
         ({"backend": "tf"}, "unknown backend"),
         ({"device": "tpu"}, "unknown device"),
+        ({"threads": 0}, "threads is 0, wanted a whole number from 1 on"),
+        ({"threads": -1, "backend": "onnxruntime"}, "threads is -1, wanted"),
+        ({"threads": "2"}, "threads is '2', wanted"),
     ],
 )
 def test_wrong_arguments(tiny_bundle: Path, options: dict[str, object], reason: str) -> None:
@@ -177,11 +193,35 @@ def test_what_is_no_image_is_refused(segmenter: Segmenter, picture: Picture) -> 
     for given in (None, Image.new("RGB", (8, 8)), [picture(6), None], {1: picture(6)}):
         with pytest.raises(UsageError, match=r"wanted an \(H, W, 3\) uint8 array, a path, or a list of these"):
             segmenter(given)  # type: ignore[arg-type]  # wrong on purpose
+    for way in (segmenter.segment, segmenter.predict):
+        with pytest.raises(UsageError, match=r"got Image, wanted an \(H, W, 3\) uint8 array; of a PIL image give"):
+            way(Image.new("RGB", (8, 8)))  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_missing_model() -> None:
     with pytest.raises(InputError, match="cdga export"):
         Segmenter("none.cdga")
+
+
+def test_a_path_of_another_kind(tiny_bundle: Path) -> None:
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tiny_bundle)
+
+    with Segmenter(Place(), threads=1) as segmenter:  # type: ignore[arg-type]  # taken all the same
+        assert segmenter.bundle.path == tiny_bundle
+
+
+@pytest.mark.parametrize("model", [None, "", 5])
+def test_what_is_no_model_is_refused(model: object) -> None:
+    with pytest.raises(UsageError, match="wanted a name or the path of a bundle; is a variable of the environment not"):
+        Segmenter(model)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_names_that_no_file_system_takes(segmenter: Segmenter) -> None:
+    for way in (lambda: Segmenter("a" * 300), lambda: Segmenter(Path("a" * 300)), lambda: segmenter("a" * 300)):
+        with pytest.raises(InputError):
+            way()
 
 
 def test_stream(segmenter: Segmenter, ride: Path) -> None:

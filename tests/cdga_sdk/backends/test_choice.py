@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from cdga_sdk.backends.choice import Candidate, Choice, choose_backend
 from cdga_sdk.backends.engine_cache import EngineCache, EngineKey, cache_folder
-from cdga_sdk.errors import ResourceError
+from cdga_sdk.doctor_facts import engine_cache_fact
+from cdga_sdk.errors import ResourceError, UsageError
 from cdga_sdk.library_probe import PROBE_GRAPH
 from cdga_sdk.machine import cuda_driver
+from cdga_sdk.user_cache import user_cache
 
 NAMES = ["tensorrt cuda", "onnxruntime cuda", "openvino cpu", "onnxruntime cpu"]
 LATER = "comes after the one that was taken"
@@ -65,6 +68,12 @@ def test_auto_on_the_cpu() -> None:
 def test_8_bits_are_left_to_the_runtime_of_their_gate(precision: str) -> None:
     choice = choose_backend(PROBE_GRAPH, precision=precision, device="cpu")
     assert reasons(choice)[2:] == [f"passed by for {precision}: not proven in OpenVINO", FIRST]
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_8_bits_that_fall_back_from_tensorrt_are_left_to_that_runtime_too() -> None:
+    choice = choose_backend(PROBE_GRAPH, precision="int8-trt", backend="tensorrt_rtx", on_incompatible="fallback")
+    assert reasons(choice)[2:] == ["passed by for int8-trt: not proven in OpenVINO", FIRST]
 
 
 @pytest.mark.usefixtures("with_openvino")
@@ -119,11 +128,51 @@ def test_a_cache_that_is_nobody_s_own(own_cache: Path) -> None:
     assert "others may write into the engine cache" in reasons(choose_backend(PROBE_GRAPH))[0]
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CDGA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    told = "no home folder to keep anything in; set CDGA_CACHE to a folder"
+    assert reasons(choose_backend(PROBE_GRAPH))[0] == told
+    assert told in engine_cache_fact(driver=False).text
+    with pytest.raises(UsageError, match=told):
+        user_cache()
+
+
 @pytest.mark.usefixtures("without_gpu")
 @pytest.mark.parametrize("name", ["auto", "onnxruntime"])
 def test_cuda_that_was_asked_for_is_not_passed_by(name: str) -> None:
     with pytest.raises(ResourceError, match="could not use CUDA"):
         choose_backend(PROBE_GRAPH, backend=name, device="cuda")
+
+
+@pytest.mark.usefixtures("with_openvino")
+def test_a_gpu_that_onnxruntime_fails_on_is_passed_by_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=mine ; "
+        "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider.cc ; line=285 ; expr=x; "
+    )
+    real = onnxruntime.InferenceSession
+
+    def opened(*arguments: object, providers: list[tuple[str, object]], **options: object) -> object:
+        if providers[0][0] == "CUDAExecutionProvider":
+            raise RuntimeError(said)
+        return real(*arguments, providers=providers, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    loaded: list[dict[str, object]] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **options: loaded.append(options))
+    monkeypatch.setattr("cdga_sdk.backends.onnx_runtime.what_cuda_lacks", lambda: "")
+    told = reasons(choose_backend(PROBE_GRAPH))
+    assert told[1].startswith("ONNX Runtime cannot use the GPU (CUDA failure 35: CUDA driver version is insufficient")
+    assert "hostname" not in told[1]
+    assert told[2:] == [FIRST, LATER]
+    assert len(loaded) == 1
+    with pytest.raises(ResourceError, match="CUDA failure 35"):
+        choose_backend(PROBE_GRAPH, device="cuda")
 
 
 # Libraries are broken in processes of their own: here they are loaded already.

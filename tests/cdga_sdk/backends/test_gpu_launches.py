@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import threading
 import time
@@ -18,6 +19,7 @@ from cdga_sdk.backends.engine_cache import EngineCache, cache_folder
 from cdga_sdk.backends.tensorrt_build import BuildFlags, key_for_this_gpu
 from cdga_sdk.backends.tensorrt_engine import TensorRtBackend
 from cdga_sdk.errors import ModelError, ResourceError, UsageError
+from cdga_sdk.library_probe import PROBE_GRAPH
 from tests.fake_gpu import SIZE_HW, Context, FakeGpu, Frames, Queue, conf_of, engine, mask_of
 
 CAPTURE = ("cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags", "cudaGraphDestroy")
@@ -351,8 +353,6 @@ def test_no_context_at_all_is_said(gpu: FakeGpu) -> None:
 
 
 def test_throughput_is_handed_on(gpu: FakeGpu, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
     monkeypatch.setenv("CDGA_CACHE", str(tmp_path))
     graph = b"an ONNX file, which nobody reads since its engine is kept"
     key = key_for_this_gpu(hashlib.sha256(graph).hexdigest(), precision="fp32", product="tensorrt", flags=BuildFlags())
@@ -362,6 +362,33 @@ def test_throughput_is_handed_on(gpu: FakeGpu, tmp_path: Any, monkeypatch: pytes
             backend = choose_backend(graph, backend=name, throughput=throughput).backend
             assert (backend.name, backend.frames_at_once) == ("tensorrt cuda fp32", at_once)
             backend.close()
+    assert gpu.leaks() == {}
+
+
+@pytest.mark.parametrize("fault", ["runtime", "engine", "context"])
+def test_a_kept_engine_that_cannot_be_opened_is_passed_by(
+    gpu: FakeGpu, fault: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_runtime(log: object) -> object:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setenv("CDGA_CACHE", str(tmp_path))
+    key = key_for_this_gpu(
+        hashlib.sha256(PROBE_GRAPH).hexdigest(), precision="fp32", product="tensorrt", flags=BuildFlags()
+    )
+    EngineCache(cache_folder()).obtain(key, lambda: b"plan", say=lambda line: None)
+    if fault == "runtime":
+        monkeypatch.setattr(gpu.tensorrt, "Runtime", no_runtime)
+    elif fault == "engine":
+        monkeypatch.setattr(gpu.tensorrt.Runtime, "deserialize_cuda_engine", lambda runtime, data: None)
+    else:
+        gpu.max_contexts = 0
+    for name in ("auto", "tensorrt"):
+        choice = choose_backend(PROBE_GRAPH, backend=name, on_incompatible="fallback")
+        assert not choice.walk[0].taken
+        assert " cpu " in choice.backend.name
+        with pytest.raises((ModelError, ResourceError)):
+            choose_backend(PROBE_GRAPH, backend="tensorrt")
     assert gpu.leaks() == {}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,3 +121,31 @@ def test_results_of_another_shape_are_no_results() -> None:
     opened = OnnxRuntimeBackend(graph(axes=4), device="cpu")
     with pytest.raises(ModelError, match="Invalid rank for output"):
         opened.infer(frames(0))
+
+
+PROVIDER = """
+import ctypes, sys
+from pathlib import Path
+import onnxruntime
+from cdga_sdk.backends.onnx_runtime import load_cuda_libraries
+if "load" in sys.argv:
+    load_cuda_libraries()
+try:
+    ctypes.CDLL(str(Path(onnxruntime.__file__).with_name("capi") / "libonnxruntime_providers_cuda.so"))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_cuda_of_pip_s_packages_is_found() -> None:
+    places = [Path(place, "nvidia", folder, "lib") for place in sys.path for folder in ("cu13", "cublas")]
+    if not any(list(place.glob("libcublasLt.so*")) for place in places):
+        pytest.skip("needs CUDA from pip")
+
+    def lacking(*words: str) -> str:
+        command = [sys.executable, "-c", PROVIDER, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    if "libcublas" not in lacking():
+        pytest.skip("needs an ONNX Runtime for CUDA, and no CUDA of the system's own")
+    assert lacking("load").strip() in {"", "libcuda.so.1: cannot open shared object file: No such file or directory"}

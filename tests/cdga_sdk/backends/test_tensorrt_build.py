@@ -209,14 +209,16 @@ def test_batches(text: str, batch: tuple[int, int, int]) -> None:
     assert parse_batch(batch_text(batch)) == batch
 
 
-@pytest.mark.parametrize("text", ["", "0", "0:1:2", "4:1:8", "1:8:4", "1:2", "1:2:3:4", "-1", "1.5", "a", "1:b:2", "²"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0:1:2", "4:1:8", "1:8:4", "1:2", "1:2:3:4", "-1", "1.5", "a", "1:b:2", "²", "1:1:9999"]
+)
 def test_wrong_batches(text: str) -> None:
     with pytest.raises(UsageError, match="batch is"):
         parse_batch(text)
 
 
 def test_wrong_flags() -> None:
-    for workspace in (0.0, -1.0, float("nan"), float("inf")):
+    for workspace in (0.0, -1.0, 1e300, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="workspace is"):
             BuildFlags(workspace_gib=workspace)
     with pytest.raises(UsageError, match="unknown hw-compat 'all'; use one of none, same-cc, ampere"):
@@ -276,3 +278,14 @@ def test_importing_the_builder_loads_no_tensorrt() -> None:
 def test_an_unreadable_timing_cache_is_refused(model_bytes: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the timing cache"):
         build_plan(model_bytes, key(), timing_cache=tmp_path)
+
+
+# TensorRT for RTX takes the calls and does nothing.
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_a_timing_cache_that_cannot_be_written_does_not_cost_the_engine(model_bytes: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said: list[str] = []
+    assert build_plan(model_bytes, key(), timing_cache=tmp_path / "file/cache", say=said.append)
+    (line,) = said
+    assert line.startswith("the timing cache is not kept: ")
+    assert "cannot write" in line
