@@ -52,6 +52,11 @@ def test_flags_come_last(tmp_path: Path) -> None:
     assert (config.translate, config.iters) == ("fda", 1)
 
 
+def test_a_target_that_is_not_looked_at_need_not_be_there(tmp_path: Path) -> None:
+    assert train(tmp_path, "streets_source_only", "--target", "camvid:absent") == 0
+    assert train(tmp_path, "streets_source_only", "--target", "absent") == 2
+
+
 def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *QUICK[:-1], "--project", str(tmp_path)]) == 0
     assert load_checkpoint(tmp_path / "streets_cdga").config.arm == "cdga"
@@ -64,11 +69,20 @@ def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.Capt
         (["train", "streets_cgda"], "did you mean 'streets_cdga'?"),
         (["train", "imgsz=64"], "wanted H,W"),
         (["train", "--source", "streets:"], "write one of streets:day, "),
+        (["train", "--source", "streets:dya"], "did you mean 'day'?"),
+        (["train", "source_split=trian"], "did you mean 'train'?"),
+        (["train", "--source", "folder:absent"], "absent: no such folder"),
+        (["train", "--target", "video:absent.mp4"], "absent.mp4: there is no such file"),
+        (["train", "--name", ""], "'' is not a plain folder name"),
         (["train", "--resume", "nope"], "no such run"),
+        (["train", "--resume", ""], "--resume: is an empty text"),
+        (["train", "--resume", "nope", "--name", "x"], "--name: a run that goes on keeps its name"),
         (["study"], "got no family of presets"),
         (["study", "foo"], "unknown family of presets 'foo'"),
         (["study", "streets", "--seeds", "a"], "'a' is not a seed"),
         (["study", "streets", "itres=3"], "did you mean 'iters'?"),
+        (["study", "streets", "--name", ""], "'' is not a plain folder name"),
+        (["study", "streets", "--source", "streets:dya"], "did you mean 'day'?"),
         (["report", "nope"], "no run.json in this folder"),
     ],
 )
@@ -252,15 +266,9 @@ def test_real_data(tmp_path: Path, camvid: Path, dashcam: Path, kind: str) -> No
 
 
 def test_a_run_refused_for_its_data_leaves_no_folder(tmp_path: Path) -> None:
-    words = [
-        "train",
-        "streets_source_only",
-        "--source",
-        f"camvid:{tmp_path / 'absent'}",
-        "--project",
-        str(tmp_path / "runs"),
-    ]
-    assert run(words) == 3
+    (tmp_path / "data" / "images").mkdir(parents=True)  # there, so that it is opened; with nothing in it
+    data = f"folder:{tmp_path / 'data'}"
+    assert run(["train", "streets_source_only", "--source", data, "--project", str(tmp_path / "runs")]) == 3
     assert not list((tmp_path / "runs").iterdir())
 
 

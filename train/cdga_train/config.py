@@ -228,6 +228,11 @@ class TrainConfig:
         """Whether the arm forwards target images."""
         return self.arm != "source_only"
 
+    @property
+    def looks_at_target(self) -> bool:
+        """Whether the run reads target images: to forward them, or for their amplitude alone (FDA)."""
+        return self.is_adapting or self.translate == "fda"
+
     def candidate_iterations(self) -> frozenset[int]:
         """The iterations after which a candidate is kept; the last one is always among them.
 
@@ -241,7 +246,7 @@ class TrainConfig:
         Raises:
             UsageError: The target is missing.
         """
-        if self.target is None and (self.is_adapting or self.translate == "fda"):
+        if self.target is None and self.looks_at_target:
             need = f"arm={self.arm}" if self.is_adapting else "translate=fda"
             raise UsageError(f"{need} needs a target", where="target", fix="name one, e.g. --target video:ride.mp4")
 

@@ -233,8 +233,8 @@ def _open_source(config: TrainConfig) -> Dataset:
 
 
 def _open_target(config: TrainConfig) -> Dataset | None:
-    """The target, where the run looks at it at all: its images, or (FDA) only their amplitude."""
-    if config.target is None or (not config.is_adapting and config.translate != "fda"):
+    """The target, where the run looks at it at all."""
+    if config.target is None or not config.looks_at_target:
         return None
     return open_unlabelled(config.target, config.target_split, config.imgsz)
 

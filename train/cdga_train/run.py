@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
+from cdga_sdk.atomic import check_folder_name, new_run_folder
 from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
-from cdga_train.data.spec import refuse_unknown
+from cdga_train.data.spec import refuse_unknown, require_data
 from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
 from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint
@@ -52,12 +52,14 @@ def run_training(
         CdgaError: As `cdga_train.rounds.train_run` does.
     """
     before = None
+    if name is not None:
+        check_folder_name(name)
     if resume is None:
         preset, config = configure(words, flags)
         require_weights(config)
-        for spec in (config.source, *([config.target] if config.target is not None else [])):
-            refuse_unknown(spec)
+        _require_data(config)
     else:
+        _refuse_resume(resume, name)
         before = read_run(_folder_of(Path(resume)))
         config = load_config(before, None, [*words, *flags])
         _refuse_other_run(before, config)
@@ -68,7 +70,7 @@ def run_training(
     with process_group(config.device) as processes:
         is_quiet = quiet or not processes.is_first
         if resume is None:
-            folder = _new_folder(project, name or preset, processes)
+            folder = _new_folder(project, preset if name is None else name, processes)
         else:
             folder = _folder_of(Path(resume))
             if is_finished(config, folder):
@@ -127,6 +129,21 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     if not file.is_file():
         raise InputError("no such configuration file", where=file)
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
+
+
+def _require_data(config: TrainConfig) -> None:
+    require_data(config.source, config.source_split, with_labels=True)
+    if config.target is not None:
+        refuse_unknown(config.target)
+        if config.looks_at_target:
+            require_data(config.target, config.target_split, with_labels=False)
+
+
+def _refuse_resume(resume: str, name: str | None) -> None:
+    if not resume.strip():
+        raise UsageError("is an empty text", where="--resume", fix="is a variable of your shell not set?")
+    if name is not None:
+        raise UsageError("a run that goes on keeps its name", where="--name", fix="leave it out, or start a new run")
 
 
 def _folder_of(path: Path) -> Path:

@@ -63,6 +63,23 @@ class Layout:
         """The folders of every split, each once."""
         return tuple(dict.fromkeys((*(f for folders in self.splits.values() for f in folders), *self.otherwise)))
 
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Every split that was found."""
+        return tuple(sorted({*self.splits, *self.lists}))
+
+    def folders_of(self, split: str) -> tuple[Folders, ...]:
+        """Where the images of ``split`` are: all folders, where a list names them.
+
+        Raises:
+            InputError: No such split.
+        """
+        folders = self.all_folders if split in self.lists else self.splits.get(split, self.rest(split))
+        if not folders:
+            there = ", ".join(self.split_names) or "none"
+            raise InputError(f"no split '{split}'", where=self.root, fix=f"there are: {there}")
+        return folders
+
     def rest(self, split: str) -> tuple[Folders, ...]:
         """The folders of a split that has neither folders nor a list: all, where nothing is split.
 
@@ -118,10 +135,7 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         InputError: No such split, a folder without images, a list that cannot be used, or a link out of the folder.
     """
     listed = layout.lists.get(split)
-    folders = layout.all_folders if listed else layout.splits.get(split, layout.rest(split))
-    splits = tuple(sorted({*layout.splits, *layout.lists}))
-    if not folders:
-        raise InputError(f"no split '{split}'", where=layout.root, fix=f"there are: {', '.join(splits) or 'none'}")
+    folders, splits = layout.folders_of(split), layout.split_names
     found = [_pair(layout, f, image) for f in folders for image in _image_files(f.images, layout.root)]
     dangling = [link for f in folders for link in _dangling_images(f.images)]
     if not found and not dangling:
