@@ -20,7 +20,7 @@ from torchvision.models import mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cdga_sdk.cli import run
-from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
+from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, ResourceError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_label, write_png
 from cdga_train.checkpoint import load_checkpoint, load_newest
@@ -32,7 +32,7 @@ from cdga_train.models.registry import network_spec
 from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
 from cdga_train.run_layout import LAST, PREVIOUS, SELECTION, find_checkpoint
 from cdga_train.state import TrainingState
-from tests.conftest import shared_or_skip
+from tests.conftest import file_size_limit, shared_or_skip
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, rounds=2, iters=4, candidates=2, log_every=1, save_every=2)
 
@@ -242,14 +242,15 @@ def test_before_the_labels_are_made_a_run_may_be_made_longer(copied: Path, confi
 
 
 @pytest.mark.signals
+@pytest.mark.parametrize("after", [1, 2])  # 2: when the round's last state is written already
 @pytest.mark.parametrize(("rounds", "candidates", "is_stopped"), [(2, 0, True), (1, 2, True), (1, 0, False)])
 def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
-    tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool
+    tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool, after: int
 ) -> None:
     chosen = replace(config, rounds=rounds, candidates=candidates, iters=2)
 
     def stop(_: str, progress: Progress) -> None:
-        if progress.iteration == 1:
+        if progress.iteration == after:
             signal.raise_signal(signal.SIGTERM)
 
     told = rf"iteration 2 of 2.*go on with: cdga train --resume {tmp_path}$"
@@ -283,6 +284,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied: Path, finished
     assert outcome(copied) == outcome(finished)
 
 
+def test_a_failed_save_leaves_what_a_damaged_checkpoint_gave_way_to(
+    copied: Path, finished: Path, config: TrainConfig
+) -> None:
+    (copied / "round2" / SELECTION).unlink()
+    (copied / "round2" / LAST).write_bytes(b"no checkpoint")
+    with file_size_limit(100_000), pytest.raises(ResourceError, match="cannot write"):
+        train_run(replace(config, candidates=0), copied)
+    train_run(config, copied)
+    assert outcome(copied) == outcome(finished)
+
+
 def test_two_damaged_checkpoints_are_refused(copied: Path) -> None:
     for name in (LAST, PREVIOUS):
         (copied / "round2" / name).write_bytes(b"no checkpoint")
@@ -303,6 +315,13 @@ def test_one_run_at_a_time(copied: Path, config: TrainConfig) -> None:
     with filelock.FileLock(copied / ".lock"), pytest.raises(UsageError, match="another process trains"):
         train_run(config, copied)
     assert time.perf_counter() - started < 5
+
+
+def test_a_folder_that_cannot_be_locked(copied: Path, config: TrainConfig) -> None:
+    (copied / ".lock").unlink()
+    (copied / ".lock").mkdir()
+    with pytest.raises(UsageError, match="cannot write"):
+        train_run(config, copied)
 
 
 def test_source_only_has_no_second_round() -> None:

@@ -21,10 +21,11 @@ from typing import Final
 
 import filelock
 
+from cdga_sdk.atomic import error_from_os
 from cdga_sdk.errors import ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.machine import this_machine
-from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest
+from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest, put_previous_back
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.paired_files import PairedFiles
@@ -140,7 +141,7 @@ def _refuse_before_data(config: TrainConfig, processes: Processes, on_note: Call
 
 def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: str | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    checkpoint = load_newest(folder, run.watcher.note)
+    checkpoint = _newest(run, folder)
     _refuse_other_labels(checkpoint, pseudo_labels, folder)
     if checkpoint is None or checkpoint.iteration < run.config.iters:
         (folder / SELECTION).unlink(missing_ok=True)
@@ -159,6 +160,16 @@ def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: st
     if _is_choosing(run.config) and read_selection(folder / SELECTION) is None:
         _choose(run, folder)
     run.processes.wait()
+
+
+def _newest(run: _Run, folder: Path) -> Checkpoint | None:
+    damage: list[str] = []
+    checkpoint = load_newest(folder, damage.append)
+    run.processes.wait()  # until all have read
+    if damage and run.processes.is_first:
+        run.watcher.note(damage[0])
+        put_previous_back(folder)
+    return checkpoint
 
 
 def _is_choosing(config: TrainConfig) -> bool:
@@ -246,14 +257,17 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
         yield
         return
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            for leftover in _leftovers(folder):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            yield
+        lock = filelock.FileLock(folder / ".lock").acquire(timeout=0)
     except filelock.Timeout as error:
         raise UsageError(
             "another process trains in this folder", where=folder, fix="wait until it ends, or stop it first"
         ) from error
+    except OSError as error:
+        raise error_from_os(error, folder) from error
+    with lock:
+        for leftover in _leftovers(folder):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
 
 
 def _leftovers(folder: Path) -> list[Path]:
