@@ -188,7 +188,10 @@ def test_resume_under_another_configuration(
         (["--arm", "both"], 2, "arm: "),
         (["--seed", "-1"], 2, "seed: got -1"),
         (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
-        (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
+        (["imgsz=100,100"], 2, "imgsz: efficientvit_b0 takes sides that are multiples of 32, got 100,100; use 96,96"),
+        (["source_imgsz=100,100"], 2, "source_imgsz: efficientvit_b0 takes sides that are multiples of 32"),
+        (["imgsz=32,32"], 2, "imgsz: BatchNorm would get a single value per channel"),
+        (["arm=source_only", "source_imgsz=32,32", "model=lite0_fpn"], 2, "source_imgsz: BatchNorm would get"),
         (["align_resolution=head", "imgsz=64,128"], 2, "imgsz: the discriminator would get maps of 8,16"),
         (
             ["align_resolution=head", "source_imgsz=96,128", "imgsz=128,128"],

@@ -118,8 +118,8 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
 )
 
 
-def network_spec(name: str, imgsz_hw: tuple[int, int]) -> NetworkSpec:
-    """The network called ``name``, checked to take inputs of ``imgsz_hw``.
+def network_spec(name: str, imgsz_hw: tuple[int, int], *, where: str = "imgsz") -> NetworkSpec:
+    """The network called ``name``, checked to take inputs of ``imgsz_hw``, which the key ``where`` has set.
 
     Raises:
         UsageError: No such network, or a size that it does not take.
@@ -134,7 +134,7 @@ def network_spec(name: str, imgsz_hw: tuple[int, int]) -> NetworkSpec:
         height, width = (max(step, round(side / step) * step) for side in imgsz_hw)
         raise UsageError(
             f"{name} takes sides that are multiples of {step}, got {imgsz_hw[0]},{imgsz_hw[1]}",
-            where="imgsz",
+            where=where,
             fix=f"use {height},{width} (height,width)",
         )
     return spec
