@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -296,7 +296,8 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
 
     Raises:
         InputError: The file cannot be read.
-        UsageError: An unknown key, a wrong value, or a word without ``=``; what the file is to blame for names it.
+        UsageError: An unknown key, a wrong value, or a word without ``=`` or a value; what the file is to blame for
+            names it.
     """
     values = config_as_dict(base)
     changes = {} if file is None else _read_file(file)
@@ -308,6 +309,8 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"'{word}' is not KEY=VALUE", fix="e.g. iters=1000 optim.lr=1e-3")
+        if not text.strip():
+            raise UsageError("got an empty text", where=key, fix="is a variable of your shell not set?")
         _set(values, key.strip(), text.strip())
     words = {word.partition("=")[0].strip() for word in overrides}
     with _blamed_on(file, only=_dotted(changes) - words):
@@ -423,8 +426,19 @@ def _parse_yaml(path: Path, text: str) -> object:
         import yaml
     except ImportError as error:
         raise MissingExtraError("yaml", "train") from error
+
+    class Strict(yaml.SafeLoader):
+        """YAML takes the last of equal keys without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"'{key}' is there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        content: object = yaml.safe_load(text)
+        content: object = Strict(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise UsageError(f"not valid YAML ({error})", where=path) from error
     return content
