@@ -265,7 +265,7 @@ def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
 
 def test_a_run_goes_on_with_what_it_drew_from_alone(copied: Path, config: TrainConfig, domains: Path) -> None:
     _in_round_2(copied)
-    with pytest.raises(UsageError, match=r"1 forward passes per iteration, now there are .* 2 forward passes"):
+    with pytest.raises(UsageError, match=r"1 forward pass per iteration, now there are .* 2 forward passes"):
         train_run(replace(config, accumulate=2), copied)
     day = shutil.copytree(domains / "day", copied / "day")
     for part in ("images", "labels"):

@@ -34,7 +34,7 @@ def test_a_run_and_its_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert manifest["started"].endswith("+00:00")
     out = capsys.readouterr()
     assert out.out == ""
-    assert f"1 iterations of source_only · {folder / 'last.safetensors'}" in out.err
+    assert f"1 iteration of source_only · {folder / 'last.safetensors'}" in out.err
 
 
 def test_runs_are_numbered_and_named(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_target_that_is_not_looked_at_need_not_be_there(tmp_path: Path) -> Non
 def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *QUICK[:-1], "--project", str(tmp_path)]) == 0
     assert load_checkpoint(tmp_path / "streets_cdga").config.arm == "cdga"
-    assert "no preset named: training streets_cdga, 1 iterations of cdga" in capsys.readouterr().err
+    assert "no preset named: training streets_cdga, 1 iteration of cdga" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_resume_goes_on_and_leaves_what_is_done(tmp_path: Path, capsys: pytest.C
     resume = ["train", "--resume", str(tmp_path / "x"), "--quiet"]
     before = (tmp_path / "x" / "last.safetensors").read_bytes()
     assert run(resume[:-1]) == 0
-    assert "nothing to do: 1 of 1 iterations are done · " in capsys.readouterr().err
+    assert "nothing to do: iteration 1 of 1 is done · " in capsys.readouterr().err
     assert run(resume) == 0
     assert capsys.readouterr().err == ""
     assert (tmp_path / "x" / "last.safetensors").read_bytes() == before

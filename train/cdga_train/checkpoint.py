@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import error_from_os, write_bytes
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, one_line
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, counted, one_line
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
 from cdga_train.run_layout import CANDIDATES, LAST, PREVIOUS, find_checkpoint
@@ -60,8 +60,8 @@ class Draws:
 
     def __str__(self) -> str:
         return (
-            f"{self.source_images} source images, {self.target_images} target images "
-            f"and {self.forward_passes} forward passes per iteration"
+            f"{counted(self.source_images, 'source images')}, {counted(self.target_images, 'target images')} "
+            f"and {self.forward_passes} forward pass{'' if self.forward_passes == 1 else 'es'} per iteration"
         )
 
 

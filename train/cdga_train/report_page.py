@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk.atomic import write_text
-from cdga_sdk.errors import InputError, IntegrityError, ModelError, ResourceError, UsageError, one_line
+from cdga_sdk.errors import InputError, IntegrityError, ModelError, ResourceError, UsageError, counted, one_line
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.metrics import ConfusionMatrix
 from cdga_sdk.progress import progress_bar
@@ -197,7 +197,11 @@ def _facts(job: _Job, logs: dict[str, Metrics], shown: _Shown | None, why_none: 
         about = f"{shown.file} of {place}, iteration {shown.checkpoint.iteration}: {shown.why}"
     height, width = config.imgsz
     source_height, source_width = config.source_size
-    groups = f", {config.num_groups} groups, aligned at {config.align_resolution}" if config.arm == "cdga" else ""
+    groups = (
+        f", {counted(config.num_groups, 'groups')}, aligned at {config.align_resolution}"
+        if config.arm == "cdga"
+        else ""
+    )
     return [
         ("arm", f"{config.arm}{groups}"),
         ("network", f"{config.model}, from {config.weights or 'random weights'}"),

@@ -22,7 +22,7 @@ from typing import Final
 import filelock
 
 from cdga_sdk.atomic import error_from_os
-from cdga_sdk.errors import ModelError, UsageError
+from cdga_sdk.errors import ModelError, UsageError, counted
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.machine import this_machine
 from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest, put_previous_back
@@ -181,7 +181,7 @@ def _choose(run: _Run, folder: Path) -> None:
         return
     assert run.target is not None
     files = find_candidates(folder)
-    run.watcher.note(f"choosing among {len(files)} checkpoints without labels")
+    run.watcher.note(f"choosing among {counted(len(files), 'checkpoints')} without labels")
     device = choose_device(run.processes.device_name(run.config.device))
     scores = score_candidates(files, run.target, device=device)
     chosen = write_selection(folder / SELECTION, scores)
@@ -200,7 +200,7 @@ def _told(iteration: int, config: TrainConfig, *, is_last_round: bool) -> str:
 def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelled:
     assert run.target is not None
     if run.processes.is_first and not folder.is_dir():
-        run.watcher.note(f"labelling {len(run.target)} target images")
+        run.watcher.note(f"labelling {counted(len(run.target), 'target images')}")
         file = find_checkpoint(round_folder)
         checkpoint = load_checkpoint(file)
         device = choose_device(run.processes.device_name(run.config.device))
@@ -219,7 +219,8 @@ def _refuse_longer_round(config: TrainConfig, first: Path) -> None:
     checkpoint = load_newest(first)
     if checkpoint is not None and checkpoint.iteration < config.iters:
         raise UsageError(
-            f"round 2's labels were made after {checkpoint.iteration} iterations of round 1, got iters={config.iters}",
+            f"round 2's labels were made after {counted(checkpoint.iteration, 'iterations')} of round 1, "
+            f"got iters={config.iters}",
             where=first.parent,
             fix=f"resume with iters={checkpoint.iteration}, or start a new run",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError, counted
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
 from cdga_train.data.spec import refuse_unknown, require_data
@@ -75,17 +75,17 @@ def run_training(
             folder = _folder_of(Path(resume))
             if is_finished(config, folder):
                 if not is_quiet:
-                    done = f"nothing to do: {config.iters} of {config.iters} iterations are done"
+                    done = f"nothing to do: iteration {config.iters} of {config.iters} is done"
                     typer.echo(f"{done} · {find_checkpoint(folder)}", err=True)
                 return find_checkpoint(folder)
         if not is_quiet:
             if resume is None and all("=" in word for word in words):
-                typer.echo(f"no preset named: training {preset}, {config.iters} iterations of {config.arm}", err=True)
+                typer.echo(f"no preset named: training {preset}, {_told(config)}", err=True)
             _note_what_is_amiss(before, config)
         with _stopped_in(folder), _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
             result = trained(config, folder, processes, quiet=is_quiet)
     if not is_quiet:
-        typer.echo(f"{config.iters} iterations of {config.arm} · {result}", err=True)
+        typer.echo(f"{_told(config)} · {result}", err=True)
     return result
 
 
@@ -146,6 +146,10 @@ def _refuse_resume(resume: str, name: str | None) -> None:
         raise UsageError("a run that goes on keeps its name", where="--name", fix="leave it out, or start a new run")
 
 
+def _told(config: TrainConfig) -> str:
+    return f"{counted(config.iters, 'iterations')} of {config.arm}"
+
+
 def _folder_of(path: Path) -> Path:
     """The run's folder, given it, its ``last.safetensors``, or one of its rounds."""
     if not path.exists():
@@ -179,7 +183,7 @@ def _note_what_is_amiss(before: TrainConfig | None, config: TrainConfig) -> None
 
     if before is not None and before.iters != config.iters and config.optim.poly_iters is None:
         typer.echo(
-            f"note: from here the learning rate follows {config.iters} iterations, not {before.iters}: "
+            f"note: from here the learning rate follows {counted(config.iters, 'iterations')}, not {before.iters}: "
             "the result is not that of one run of this length",
             err=True,
         )

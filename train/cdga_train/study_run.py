@@ -22,7 +22,7 @@ from typing import Final
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
-from cdga_sdk.errors import DegradedError, UsageError
+from cdga_sdk.errors import DegradedError, UsageError, counted
 from cdga_sdk.labels import class_set
 from cdga_train.config import TrainConfig, config_as_dict
 from cdga_train.data.spec import open_labelled, open_unlabelled, require_data
@@ -95,7 +95,8 @@ def run_study(
         typer.echo(str(plan.folder / "study.html"), err=True)
     if study.failures:
         raise DegradedError(
-            f"{len(study.failures)} of {len(plan.configs)} runs could not be finished: {', '.join(study.failures)}",
+            f"{len(study.failures)} of {counted(len(plan.configs), 'runs')} could not be finished: "
+            f"{', '.join(study.failures)}",
             where=plan.folder,
             fix="the tables hold the others; see study.md",
         )

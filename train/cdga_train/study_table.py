@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cdga_sdk.errors import one_line
+from cdga_sdk.errors import counted, one_line
 from cdga_train.study import SELECTIONS, Spread, Study
 
 __all__ = ["as_html", "as_markdown", "as_record", "print_study"]
@@ -147,7 +147,8 @@ def _choice_table(study: Study) -> _Table:
 
 
 def _heading(study: Study) -> str:
-    return f"Study of {study.family}: {len(study.results)} of {len(study.arms) * len(study.seeds)} runs"
+    runs = counted(len(study.arms) * len(study.seeds), "runs")
+    return f"Study of {study.family}: {len(study.results)} of {runs}"
 
 
 def _notes(study: Study) -> list[str]:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import write_text
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, Terminated
+from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, Terminated, counted
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.progress import progress_bar
@@ -75,7 +75,7 @@ def _described(study: Study, plan: StudyPlan) -> Study:
     return replace(
         study,
         classes=score.classes if plan.labelled is not None else None,
-        scored_on=f"{score.data} {score.split}, {len(plan.labelled)} frames, {score.protocol} protocol"
+        scored_on=f"{score.data} {score.split}, {counted(len(plan.labelled), 'frames')}, {score.protocol} protocol"
         if plan.labelled is not None
         else "nothing",
         facts={

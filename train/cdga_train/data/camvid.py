@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, counted
 from cdga_sdk.labels import CAMVID32, CAMVID_TO_TRAIN_ID
 from cdga_train.data.label_format import LabelFormat
 from cdga_train.data.listing import Folders, Layout, lists_in, refuse_link_out, require_folder
@@ -77,6 +77,6 @@ def _ids_of_codes(codes: Path) -> Mapping[int, int]:
         raise InputError("not a text file that can be read", where=codes) from error
     strange = [name for name in names if name not in CAMVID32]
     if strange or len(names) != len(CAMVID32):
-        found = f"'{strange[0]}'" if strange else f"{len(names)} names"
+        found = f"'{strange[0]}'" if strange else counted(len(names), "names")
         raise InputError(f"holds {found}, wanted CamVid's {len(CAMVID32)} classes, one a line", where=codes)
     return {i: CAMVID32[name] for i, name in enumerate(names)}
