@@ -76,6 +76,10 @@ def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.Capt
         (["train", "--name", ""], "'' is not a plain folder name"),
         (["train", "--resume", "nope"], "no such run"),
         (["train", "--resume", ""], "--resume: is an empty text"),
+        (
+            ["train", "--resume", "nope", "streets_cdga"],
+            "--resume: a run that goes on has its preset, got 'streets_cdga'",
+        ),
         (["train", "--resume", "nope", "--name", "x"], "--name: a run that goes on keeps its name"),
         (["study"], "got no family of presets"),
         (["study", "foo"], "unknown family of presets 'foo'"),
@@ -161,7 +165,7 @@ def test_none_is_a_word_where_it_is_one(tmp_path: Path) -> None:
         (["iters=9", "optim.name=adamw", "arm=cdga"], "keeps its arm"),
         (["iters=9", "optim.name=sgd"], "keeps its optim"),
         (["iters=9", "itres=1"], "did you mean 'iters'?"),
-        (["streets_cdga"], "'streets_cdga' is not KEY=VALUE"),
+        (["streets_cdga"], "a run that goes on has its preset"),
     ],
 )
 def test_resume_under_another_configuration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -228,7 +229,7 @@ def _interrupted(state: TrainingState, folder: Path, stopped_by: Sequence[int]) 
     return InterruptedRunError(
         f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
         where=folder / LAST,
-        fix=f"go on with: cdga train --resume {run_folder}",
+        fix=f"go on with: cdga train --resume {shlex.quote(str(run_folder))}",
         terminated=any(number in TERMINATING for number in stopped_by),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError, counted
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError, counted, one_line
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
 from cdga_train.data.spec import refuse_unknown, require_data
@@ -59,7 +60,7 @@ def run_training(
         require_weights(config)
         _require_data(config)
     else:
-        _refuse_resume(resume, name)
+        _refuse_resume(resume, name, words)
         before = read_run(_folder_of(Path(resume)))
         config = load_config(before, None, [*words, *flags])
         _refuse_other_run(before, config)
@@ -76,7 +77,7 @@ def run_training(
             if is_finished(config, folder):
                 if not is_quiet:
                     done = f"nothing to do: iteration {config.iters} of {config.iters} is done"
-                    typer.echo(f"{done} · {find_checkpoint(folder)}", err=True)
+                    typer.echo(one_line(f"{done} · {find_checkpoint(folder)}"), err=True)
                 return find_checkpoint(folder)
         if not is_quiet:
             if resume is None and all("=" in word for word in words):
@@ -85,7 +86,7 @@ def run_training(
         with _stopped_in(folder), _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
             result = trained(config, folder, processes, quiet=is_quiet)
     if not is_quiet:
-        typer.echo(f"{_told(config)} · {result}", err=True)
+        typer.echo(one_line(f"{_told(config)} · {result}"), err=True)
     return result
 
 
@@ -102,7 +103,7 @@ def trained(config: TrainConfig, folder: Path, processes: Processes, *, quiet: b
 
         def note(line: str) -> None:
             if not quiet:
-                typer.echo(f"{folder.name}: {line}", err=True)
+                typer.echo(one_line(f"{folder.name}: {line}"), err=True)
 
         return train_run(config, folder, processes=processes, watcher=Watcher(progress=show, note=note))
 
@@ -139,11 +140,14 @@ def _require_data(config: TrainConfig) -> None:
             require_data(config.target, config.target_split, with_labels=False)
 
 
-def _refuse_resume(resume: str, name: str | None) -> None:
+def _refuse_resume(resume: str, name: str | None, words: Sequence[str]) -> None:
     if not resume.strip():
         raise UsageError("is an empty text", where="--resume", fix="is a variable of your shell not set?")
     if name is not None:
         raise UsageError("a run that goes on keeps its name", where="--name", fix="leave it out, or start a new run")
+    bases = [word for word in words if "=" not in word]
+    if bases:
+        raise UsageError(f"a run that goes on has its preset, got '{bases[0]}'", where="--resume", fix="leave it out")
 
 
 def _told(config: TrainConfig) -> str:
@@ -204,7 +208,7 @@ def _stopped_in(folder: Path) -> Iterator[None]:
         raise InterruptedRunError(
             "stopped; what was finished is kept" if is_kept else "stopped before anything was made",
             where=folder if is_kept else None,
-            fix=f"go on with: cdga train --resume {folder}" if is_kept else None,
+            fix=f"go on with: cdga train --resume {shlex.quote(str(folder))}" if is_kept else None,
             terminated=isinstance(error, Terminated),
         ) from error
 

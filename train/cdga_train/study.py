@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 SELECTIONS: Final = ("last", "label-free", "oracle")
+_SEED_DIGITS: Final = 10  # of the largest
 _Item = TypeVar("_Item", int, str)
 
 _REFERENCES: Final = ("baseline", "source_only")  # what deltas are against: the first of them that is there
@@ -272,7 +273,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if not (part.isascii() and part.isdecimal()):
+        if not (part.isascii() and part.isdecimal() and len(part) <= _SEED_DIGITS):
             raise UsageError(f"'{part}' is not a seed", where="--seeds", fix="e.g. --seeds 0,1,2")
     return _distinct(tuple(int(part) for part in parts), "--seeds", fix="e.g. --seeds 0,1,2")
 

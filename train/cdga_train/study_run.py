@@ -22,7 +22,7 @@ from typing import Final
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
-from cdga_sdk.errors import DegradedError, UsageError, counted
+from cdga_sdk.errors import DegradedError, UsageError, counted, one_line
 from cdga_sdk.labels import class_set
 from cdga_train.config import TrainConfig, config_as_dict
 from cdga_train.data.spec import open_labelled, open_unlabelled, require_data
@@ -92,7 +92,7 @@ def run_study(
     study = worked_through(study, plan)
     if not quiet:
         print_study(study)
-        typer.echo(str(plan.folder / "study.html"), err=True)
+        typer.echo(one_line(plan.folder / "study.html"), err=True)
     if study.failures:
         raise DegradedError(
             f"{len(study.failures)} of {counted(len(plan.configs), 'runs')} could not be finished: "

@@ -52,7 +52,7 @@ def as_markdown(study: Study) -> str:
         rows = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         parts.append(f"{table.title}\n\n{rows}")
     parts.append("\n".join(f"- {note}" for note in _notes(study)))
-    parts.append(f"Reproduce with:\n\n```\n{study.command}\n```")
+    parts.append(f"Reproduce with:\n\n```\n{one_line(study.command)}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,7 +75,7 @@ pre {{ background: #f4f4f4; padding: .7rem; white-space: pre-wrap }}
 {notes}
 </ul>
 <p>Reproduce with:</p>
-<pre>{escape(study.command)}</pre>
+<pre>{escape(one_line(study.command))}</pre>
 </body></html>
 """
 
@@ -157,7 +157,7 @@ def _notes(study: Study) -> list[str]:
         notes.append("There are no labels to score on: the criteria compare checkpoints of one run, hardly arms.")
     else:
         notes += [
-            f"Scored on {study.scored_on}.",
+            f"Scored on {one_line(study.scored_on)}.",
             "last: the last iteration. label-free: the checkpoint chosen without labels. oracle: the best of those kept"
             " on the way, by the labels it is scored on: a bound for any choice, and no result.",
         ]

@@ -63,6 +63,11 @@ def test_splits_are_folders_or_lists_where_they_exist(root: Path) -> None:
     assert [len(folder_data(root, split)) for split in ("val", "train", "one")] == [3, 2, 1]
 
 
+def test_hidden_folders_are_no_splits(root: Path) -> None:
+    (root / "images/.ipynb_checkpoints").mkdir()
+    assert len(folder_data(root, "val")) == 2
+
+
 def test_bare_images_are_unlabelled(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b", "c")
     data = folder_data(tmp_path)

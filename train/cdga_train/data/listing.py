@@ -19,7 +19,17 @@ from cdga_sdk.errors import InputError
 from cdga_sdk.image import is_image_file
 from cdga_train.data.label_format import LabelFormat
 
-__all__ = ["Folders", "Layout", "Listing", "Pair", "list_split", "lists_in", "refuse_link_out", "require_folder"]
+__all__ = [
+    "Folders",
+    "Layout",
+    "Listing",
+    "Pair",
+    "folders_in",
+    "list_split",
+    "lists_in",
+    "refuse_link_out",
+    "require_folder",
+]
 
 _MAX_LIST_BYTES: Final = 64 * 2**20
 
@@ -158,6 +168,11 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         unlabelled=tuple(p for p in pairs if p.label not in there) if is_labelled else (),
         orphans=() if listed else tuple(_orphans(layout, label_files)),
     )
+
+
+def folders_in(place: Path) -> list[str]:
+    """The names of the folders directly inside ``place``, sorted; no hidden ones, and none where it is missing."""
+    return sorted(p.name for p in place.iterdir() if p.is_dir() and p.name[0] != ".") if place.is_dir() else []
 
 
 def lists_in(root: Path) -> dict[str, Path]:
