@@ -361,6 +361,25 @@ def test_weights_of_a_whole_network_are_a_candidate(tmp_path: Path, config: Trai
     assert all(torch.equal(kept[key], wanted[key]) for key in kept)
 
 
+def test_a_round_begins_with_the_weights_that_the_run_began_with(tmp_path: Path, config: TrainConfig) -> None:
+    state = mobilenet_v3_large(weights=None).state_dict()
+    torch.save(state, tmp_path / "given.pth")
+    given = replace(config, rounds=1, iters=2, model="lraspp_mobilenet_v3", weights=str(tmp_path / "given.pth"))
+
+    def kill(_: str, progress: Progress) -> None:
+        raise RuntimeError(f"killed at {progress.iteration}")
+
+    with pytest.raises(RuntimeError, match="killed at 1"):
+        train_run(replace(given, candidates=0), tmp_path, watcher=Watcher(progress=kill))
+    torch.save(state | {"features.0.0.weight": 2 * state["features.0.0.weight"]}, tmp_path / "given.pth")
+    with pytest.raises(ModelError, match=r"given\.pth: not the weights that the run began with"):
+        train_run(given, tmp_path)
+    torch.save(state, tmp_path / "given.pth")
+    train_run(given, tmp_path)
+    (tmp_path / "given.pth").unlink()
+    assert train_run(given, tmp_path) == find_checkpoint(tmp_path)
+
+
 def test_a_backbone_alone_is_none(tmp_path: Path, config: TrainConfig) -> None:
     torch.save(mobilenet_v3_large(weights=None).state_dict(), tmp_path / "given.pth")
     given = replace(config, rounds=1, iters=2, model="lraspp_mobilenet_v3", weights=str(tmp_path / "given.pth"))

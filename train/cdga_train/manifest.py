@@ -16,7 +16,7 @@ from cdga_sdk.hashes import file_sha256
 from cdga_train.config import IMAGENET, TrainConfig, config_as_dict, config_from_dict
 from cdga_train.run_layout import find_checkpoint
 
-__all__ = ["MANIFEST", "read_run", "write_manifest"]
+__all__ = ["MANIFEST", "read_run", "refuse_other_weights", "write_manifest"]
 
 MANIFEST: Final = "run.json"
 
@@ -65,6 +65,22 @@ def write_manifest(folder: Path, config: TrainConfig) -> None:
         else [],
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def refuse_other_weights(folder: Path, config: TrainConfig) -> None:
+    """Hold a round that begins to the weights that the run in ``folder`` began with: the file may have changed since.
+
+    Raises:
+        ModelError: They are others.
+        InputError: They are gone.
+    """
+    began_with = _before(folder / MANIFEST).get("weights_sha256")
+    if began_with is not None and _sha256_of(config.weights) != began_with:
+        raise ModelError(
+            "not the weights that the run began with: they were changed since",
+            where=config.weights,
+            fix="put those back, or start a new run",
+        )
 
 
 def _sha256_of(weights: str | None) -> str | None:

@@ -33,7 +33,7 @@ from cdga_train.data.pseudo import COLLAPSED_SHARE, PseudoLabelled
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.data.translated import TranslatedFiles
 from cdga_train.loop import Progress, train
-from cdga_train.manifest import write_manifest
+from cdga_train.manifest import refuse_other_weights, write_manifest
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.processes import ALONE, Processes
 from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
@@ -62,6 +62,7 @@ class Watcher:
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     config: TrainConfig
+    folder: Path
     processes: Processes
     watcher: Watcher
     source: Dataset
@@ -105,6 +106,7 @@ def train_run(
         _refuse_before_data(config, processes, watcher.note)
         run = _Run(
             config=config,
+            folder=folder,
             processes=processes,
             watcher=watcher,
             source=_open_source(config),
@@ -143,6 +145,8 @@ def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: st
     folder.mkdir(exist_ok=True)
     checkpoint = _newest(run, folder)
     _refuse_other_labels(checkpoint, pseudo_labels, folder)
+    if checkpoint is None:
+        refuse_other_weights(run.folder, run.config)
     if checkpoint is None or checkpoint.iteration < run.config.iters:
         (folder / SELECTION).unlink(missing_ok=True)
         train(
