@@ -193,9 +193,12 @@ def test_damage_says_what_still_works(copied: Path, config: TrainConfig, capsys:
     begun = replace(config, rounds=1, candidates=0, iters=1, weights=str(candidate))
     (copied / "new").mkdir()
     assert train_run(begun, copied / "new") == copied / "new" / LAST
-    (copied / "run.json").write_text("{}")
-    assert run(["train", "--resume", str(copied)]) == 5
-    assert f"exported and evaluated all the same; train on with weights={copied}" in capsys.readouterr().err
+    for damaged in ("{}", "[" * 100_000):
+        (copied / "run.json").write_text(damaged)
+        assert run(["train", "--resume", str(copied)]) == 5
+        assert f"exported and evaluated all the same; train on with weights={copied}" in capsys.readouterr().err
+    (copied / "round2" / SELECTION).write_text("[" * 100_000)
+    assert find_checkpoint(copied) == last
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed(

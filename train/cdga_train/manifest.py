@@ -14,7 +14,7 @@ from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import InputError, ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_train.config import IMAGENET, TrainConfig, config_as_dict, config_from_dict
-from cdga_train.run_layout import find_checkpoint
+from cdga_train.run_layout import DAMAGE, find_checkpoint
 
 __all__ = ["MANIFEST", "read_run", "refuse_other_weights", "write_manifest"]
 
@@ -33,7 +33,7 @@ def read_run(folder: Path) -> TrainConfig:
         raise InputError(f"no {MANIFEST} in this folder", where=folder, fix="name the folder of a run of cdga train")
     try:
         return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise ModelError(
             "the run's description is damaged",
             where=file,
@@ -95,7 +95,7 @@ def _before(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         return record if isinstance(record["config"]["iters"], int) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return {}
 
 

@@ -28,7 +28,7 @@ from cdga_train.config import TrainConfig, config_as_dict
 from cdga_train.data.spec import open_labelled, open_unlabelled, require_data
 from cdga_train.manifest import read_run
 from cdga_train.presets import require_weights
-from cdga_train.run_layout import METRICS
+from cdga_train.run_layout import DAMAGE, METRICS
 from cdga_train.study import Study, StudyPlan, parse_arms, parse_family, parse_seeds, study_config
 from cdga_train.study_table import print_study
 
@@ -132,7 +132,7 @@ def _refuse_smaller_study(study: Study, folder: Path) -> None:
     try:
         before = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         there = {(str(run["arm"]), int(run["seed"])) for run in before["runs"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return
     if any(arm not in study.arms or seed not in study.seeds for arm, seed in there):
         arms, seeds = sorted({arm for arm, _ in there}), sorted({seed for _, seed in there})

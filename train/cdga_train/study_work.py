@@ -32,7 +32,7 @@ from cdga_train.predict import predictor
 from cdga_train.processes import ALONE
 from cdga_train.rounds import is_finished, round_folders
 from cdga_train.run import trained
-from cdga_train.run_layout import LAST, METRICS, SELECTION
+from cdga_train.run_layout import DAMAGE, LAST, METRICS, SELECTION
 from cdga_train.selection import CandidateScores, choose, find_candidates, score_candidates
 from cdga_train.state import build_network, choose_device
 from cdga_train.study import (
@@ -236,7 +236,7 @@ def _choice_of_run(selection: Path) -> Choice | None:
         record = json.loads(selection.read_text(encoding="utf-8"))
         chosen = next(c for c in record["candidates"] if c["iteration"] == record["iteration"])
         return Choice(**{key: chosen[key] for key in ("iteration", "infomax", "mirror_agreement")})
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (*DAMAGE, StopIteration):
         return None
 
 
