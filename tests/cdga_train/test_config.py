@@ -170,6 +170,7 @@ def test_file_then_words(tmp_path: Path, name: str, text: str) -> None:
         ("a.yaml", "itres: 2", "did you mean 'iters'"),
         ("a.yaml", "optim: {lrr: 2}", r"did you mean 'optim\.lr'"),
         ("a.yaml", "optim: 2", "optim: wanted a group of keys"),
+        ("a.yaml", "losses: &itself {tau: *itself}", r"losses\.tau: Input should be a valid number"),
         ("a.yaml", "target: 5", "target: Input should be a valid string"),
         ("a.yaml", "iters: 1\nbatch: 2\niters: 3", r"not valid YAML \('iters' is there twice\)"),
         ("a.yaml", "optim: {lr: 1, lr: 2}", "'lr' is there twice"),

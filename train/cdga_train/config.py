@@ -329,11 +329,11 @@ def _blamed_on(file: Path | None, *, only: Collection[str] | None = None) -> Ite
         raise UsageError(error.what, where=where, fix=error.fix) from error
 
 
-def _dotted(values: Mapping[str, object], prefix: str = "") -> set[str]:
-    """The keys of nested values, as a command line would write them."""
+def _dotted(values: Mapping[str, object]) -> set[str]:
+    """The keys of values and of groups of values, as a command line would write them."""
     keys = set()
     for key, value in values.items():
-        keys |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+        keys |= {f"{key}.{inner}" for inner in value} if isinstance(value, Mapping) else {key}
     return keys
 
 
