@@ -176,6 +176,8 @@ def test_file_then_words(tmp_path: Path, name: str, text: str) -> None:
         ("a.yaml", "optim: {lr: 1, lr: 2}", "'lr' is there twice"),
         ("a.yaml", "seed: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("a.toml", "iters = ", "not valid TOML"),
+        ("a.toml", "iters = " + "9" * 5000, "not valid TOML"),
+        ("a.toml", "iters = " + "[" * 100_000, "not valid TOML"),
         ("a.toml", "itres = 2", "did you mean 'iters'"),
     ],
 )

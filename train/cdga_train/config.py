@@ -417,7 +417,7 @@ def _read_file(path: Path) -> Mapping[str, object]:
 def _parse_toml(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a mere ValueError
         raise UsageError(f"not valid TOML ({error})", where=path) from error
 
 
