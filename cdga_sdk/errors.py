@@ -19,6 +19,9 @@ error: like Ctrl-C it comes at any point, so nothing that deals with failures ma
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 __all__ = [
     "CdgaError",
     "DegradedError",
@@ -32,6 +35,7 @@ __all__ = [
     "Terminated",
     "UsageError",
     "counted",
+    "did_you_mean",
     "one_line",
 ]
 
@@ -44,6 +48,12 @@ def one_line(text: object) -> str:
 def counted(number: int, plural: str) -> str:
     """``number`` and what there are so many of: "1 frame", "2 frames"."""
     return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """What to do about a word that is not one of those ``known``: the nearest, or else all of them."""
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}"
 
 
 class Terminated(BaseException):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cdga_sdk.bundle import EXTRA, SUMS, Bundle, ExtraBlock
+from cdga_sdk.errors import counted
 
 __all__ = ["describe", "size_line"]
 
@@ -84,7 +85,8 @@ def _scores(bundle: Bundle) -> dict[str, str]:
         report = bundle.parity[precision]
         assert isinstance(report, Mapping)
         if labels := report.get("labels"):
-            lines[f"{precision}_score"] = f"mIoU {labels['miou']:.2f} on {labels['frames']} frames of {labels['data']}"
+            frames = counted(labels["frames"], "frames")
+            lines[f"{precision}_score"] = f"mIoU {labels['miou']:.2f} on {frames} of {labels['data']}"
     return lines
 
 

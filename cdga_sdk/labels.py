@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import UsageError, did_you_mean
 
 __all__ = [
     "CAMVID32",
@@ -235,6 +235,4 @@ def train_id_of(label: int | str, names: Sequence[str] = CITYSCAPES_NAMES) -> in
         return int(text)
     if text in names:
         return names.index(text)
-    near = get_close_matches(text, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(names)}"
-    raise UsageError(f"unknown class '{text}'", fix=hint)
+    raise UsageError(f"unknown class '{text}'", fix=did_you_mean(text, names))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cdga_export.parity import ParityReport, openvino_line
 from cdga_sdk.bundle import EXTRA, About, ExtraBlock, Manifest, Precision, graph_file
-from cdga_sdk.errors import one_line
+from cdga_sdk.errors import counted, one_line
 
 __all__ = ["render_card"]
 
@@ -101,6 +101,6 @@ def _note(precision: Precision, report: ParityReport) -> str:
         lines += f"\n- {precision}: {openvino_line(report.openvino)}."
     if report.labels is not None:
         found = report.labels
-        lines += f"\n- {precision}: mIoU {found.miou:.2f} on {found.frames} frames of {found.data}"
+        lines += f"\n- {precision}: mIoU {found.miou:.2f} on {counted(found.frames, 'frames')} of {found.data}"
         lines += "." if precision == "fp32" else f"; fp32 has {found.miou_fp32:.2f}."
     return lines

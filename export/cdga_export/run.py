@@ -14,7 +14,7 @@ from cdga_export.extra import parse_outputs
 from cdga_export.pace import WORTH_IT, relative_time
 from cdga_export.parity import ParityReport, openvino_line
 from cdga_sdk.bundle import PRECISIONS, Bundle, Precision
-from cdga_sdk.errors import CdgaError, UsageError
+from cdga_sdk.errors import CdgaError, UsageError, counted
 from cdga_sdk.precision import computes_bf16, open_precision
 
 __all__ = ["parse_imgsz", "parse_precisions", "run_export"]
@@ -96,7 +96,7 @@ def _line(report: ParityReport) -> str:
         extra += f"; mIoU {report.labels.miou:.2f} on {report.labels.data}"
     return (
         f"{report.candidate} = {report.reference} on {100 * report.agreement:.4f} % of pixels of "
-        f"{len(report.frames)} golden frames, worst {100 * report.worst_agreement:.4f} %{extra}"
+        f"{counted(len(report.frames), 'golden frames')}, worst {100 * report.worst_agreement:.4f} %{extra}"
     )
 
 

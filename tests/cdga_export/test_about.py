@@ -85,5 +85,5 @@ def test_a_score_names_its_data_without_the_place(tiny_run: Path, tmp_path: Path
     assert isinstance(parity, dict)
     assert parity["labels"]["data"] == "folder:mine val, common11 classes"
     assert str(tmp_path) not in Path("a.cdga/CARD.md").read_text(encoding="utf-8")
-    score = f"mIoU {parity['labels']['miou']:.2f} on 1 frames of folder:mine val, common11 classes"
+    score = f"mIoU {parity['labels']['miou']:.2f} on 1 frame of folder:mine val, common11 classes"
     assert describe(Path("a.cdga"))["fp32_score"] == score

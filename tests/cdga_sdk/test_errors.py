@@ -15,6 +15,7 @@ from cdga_sdk.errors import (
     Terminated,
     UsageError,
     counted,
+    did_you_mean,
     one_line,
 )
 
@@ -34,7 +35,7 @@ PARENTS = {"MissingExtraError": "UsageError", "IntegrityError": "ModelError", "C
 
 
 def test_every_public_error_owns_its_exit_code() -> None:
-    public = set(errors.__all__) - {"Terminated", "counted", "one_line"}
+    public = set(errors.__all__) - {"Terminated", "counted", "did_you_mean", "one_line"}
     assert public == EXIT_CODES.keys()
     for name, (exit_code, code) in EXIT_CODES.items():
         kind = getattr(errors, name)
@@ -100,3 +101,8 @@ def test_one_line_folds_what_a_terminal_would_obey() -> None:
 def test_one_is_singular() -> None:
     told = [counted(n, what) for n, what in ((0, "frames"), (1, "frames"), (2, "frames"), (1, "dropped"))]
     assert told == ["0 frames", "1 frame", "2 frames", "1 dropped"]
+
+
+def test_an_unknown_word_is_told_the_nearest_or_all() -> None:
+    assert did_you_mean("dya", ("day", "dusk")) == "did you mean 'day'?"
+    assert did_you_mean("xyz", ("day", "dusk")) == "use one of day, dusk"

@@ -6,11 +6,9 @@ import hashlib
 import json
 import pickle
 import random
-import resource
 import shutil
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from cdga_train.checkpoint import Checkpoint, load_checkpoint, read_published_we
 from cdga_train.config import OptimConfig, TrainConfig
 from cdga_train.manifest import MANIFEST, write_manifest
 from cdga_train.run_layout import LAST
+from tests.conftest import file_size_limit
 
 
 def made_up(iteration: int = 7) -> Checkpoint:
@@ -192,17 +191,6 @@ def test_missing_places_are_input_errors(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         read_published_weights(tmp_path / "absent.pt")
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """The kernel refuses to let this process write a file longer than ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_failed_write_keeps_the_old_file(file: Path) -> None:

@@ -128,6 +128,12 @@ def test_a_word_needs_an_equal_sign() -> None:
         changed("iters")
 
 
+@pytest.mark.parametrize("word", ["weights=", "cache_dir= ", "iters="])
+def test_a_word_needs_a_value(word: str) -> None:
+    with pytest.raises(UsageError, match=f"^{word.partition('=')[0]}: got an empty text"):
+        changed(word)
+
+
 @pytest.mark.parametrize("word", ["arm=cdga", "translate=fda"])
 def test_what_looks_at_a_target_needs_one(word: str) -> None:
     with pytest.raises(UsageError, match=f"target: {word} needs a target"):
@@ -164,9 +170,14 @@ def test_file_then_words(tmp_path: Path, name: str, text: str) -> None:
         ("a.yaml", "itres: 2", "did you mean 'iters'"),
         ("a.yaml", "optim: {lrr: 2}", r"did you mean 'optim\.lr'"),
         ("a.yaml", "optim: 2", "optim: wanted a group of keys"),
+        ("a.yaml", "losses: &itself {tau: *itself}", r"losses\.tau: Input should be a valid number"),
         ("a.yaml", "target: 5", "target: Input should be a valid string"),
+        ("a.yaml", "iters: 1\nbatch: 2\niters: 3", r"not valid YAML \('iters' is there twice\)"),
+        ("a.yaml", "optim: {lr: 1, lr: 2}", "'lr' is there twice"),
         ("a.yaml", "seed: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("a.toml", "iters = ", "not valid TOML"),
+        ("a.toml", "iters = " + "9" * 5000, "not valid TOML"),
+        ("a.toml", "iters = " + "[" * 100_000, "not valid TOML"),
         ("a.toml", "itres = 2", "did you mean 'iters'"),
     ],
 )

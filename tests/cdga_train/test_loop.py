@@ -145,11 +145,13 @@ def test_a_signal_ends_the_run_after_the_iteration_in_hand(tmp_path: Path, numbe
             os.kill(os.getpid(), number)
 
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    folder = folder_in(tmp_path, "my run")
     with pytest.raises(InterruptedRunError, match="stopped at iteration 5 of 12; checkpoint written") as caught:
-        train(FLOOR, tmp_path, on_progress=stop)
+        train(FLOOR, folder, on_progress=stop)
     assert caught.value.exit_code == code
-    assert load_checkpoint(tmp_path).iteration == 5
-    assert metrics(tmp_path)[-1]["iteration"] == 5
+    assert str(caught.value).endswith(f"cdga train --resume '{folder}'")
+    assert load_checkpoint(folder).iteration == 5
+    assert metrics(folder)[-1]["iteration"] == 5
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 

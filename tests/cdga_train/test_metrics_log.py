@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import ResourceError, UsageError
 from cdga_train.metrics_log import MetricsLog
+from tests.conftest import file_size_limit
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -63,6 +64,25 @@ def test_resume_drops_later_and_broken_lines(tmp_path: Path) -> None:
         log.write(15)
     assert [line["iteration"] for line in lines(path)] == [5, 10, 15]
     assert path.read_text().splitlines()[:2] == kept
+
+
+def test_a_full_disk_is_told_of_and_leaves_the_lines_before(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+
+    def fill(log: MetricsLog) -> None:
+        for iteration in range(1, 100):
+            log.add({"seg": torch.tensor(1.0)}, waited_s=0.0, lr=0.1)
+            log.write(iteration)
+
+    with (
+        file_size_limit(1000),
+        pytest.raises(ResourceError, match="cannot write"),
+        MetricsLog(path, keep_until=0) as log,
+    ):
+        fill(log)
+    with MetricsLog(path, keep_until=100):
+        kept = [line["iteration"] for line in lines(path)]
+    assert kept == [*range(1, len(kept) + 1)] != []
 
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:

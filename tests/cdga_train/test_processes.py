@@ -108,10 +108,11 @@ def test_stopping_two_processes_leaves_a_run_that_goes_on(domains: Path, tmp_pat
 
 
 def test_an_error_of_the_user_ends_both(tmp_path: Path) -> None:
-    done = torchrun(["train", "streets_cdga", "--source", "folder:absent"], tmp_path)
+    (tmp_path / "data" / "images").mkdir(parents=True)  # there, and found empty when both have begun
+    done = torchrun(["train", "streets_cdga", "--source", "folder:data"], tmp_path)
     output, _ = done.communicate(timeout=120)
     assert done.returncode != 0
-    assert "error[E-INPUT]: absent: no such folder" in output
+    assert "error[E-INPUT]: data/images: no images in this folder" in output
     assert not list((tmp_path / "runs/train").iterdir())
 
 

@@ -168,7 +168,7 @@ def test_oracle_alone() -> None:
 def test_scores_in_every_column_by_hand() -> None:
     config = TrainConfig(score=ScoreConfig(data="folder:x", split="dusk", protocol="published"))
     parsed = ParsedPage(score_part(matrix_by_hand(), config))
-    assert "1 frames of folder:x, split dusk. Protocol published" in parsed.text
+    assert "1 frame of folder:x, split dusk. Protocol published" in parsed.text
     rows = parsed.table("IoU, percent").by_first()
     assert rows["class"] == ["19 classes", "16 classes", "13 classes"]
     assert rows["road"] == ["75.0"] * 3

@@ -313,6 +313,8 @@ def test_other_arms_have_no_groups(streets: Path, tmp_path: Path) -> None:
     assert "groups" not in parsed.captions
     assert not [c for c in parsed.captions if "(orth)" in c]
     assert "nothing chosen; this arm looks at no target image" in parsed.text
+    facts = parsed.tables[0].by_first()
+    assert (facts["arm"], facts["images a step"]) == (["source_only"], ["1 of the source in each process"])
     assert parsed.table("the run: candidates").column("iteration") == ["1", "2"]
 
 

@@ -33,6 +33,8 @@ def test_a_preset_needs_no_more_than_its_name(name: str) -> None:
         TrainConfig(),
         TrainConfig(arm="source_only", target=None, score=ScoreConfig()),
         replace(PRESETS["footage_cdga"](), target="video:my ride's $HOME.mp4"),
+        replace(PRESETS["streets_cdga"](), target="streets:rain"),
+        replace(PRESETS["streets_cdga"](), target="streets:rain", score=ScoreConfig(data="streets:rain")),
         replace(
             PRESETS["gta5_cityscapes_cdga"](),
             weights=None,

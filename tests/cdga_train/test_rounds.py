@@ -20,7 +20,7 @@ from torchvision.models import mobilenet_v3_large
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cdga_sdk.cli import run
-from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, UsageError
+from cdga_sdk.errors import CdgaError, IntegrityError, InterruptedRunError, ModelError, ResourceError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_label, write_png
 from cdga_train.checkpoint import load_checkpoint, load_newest
@@ -32,7 +32,7 @@ from cdga_train.models.registry import network_spec
 from cdga_train.rounds import PSEUDO_LABELS, Watcher, is_finished, round_folders, train_run
 from cdga_train.run_layout import LAST, PREVIOUS, SELECTION, find_checkpoint
 from cdga_train.state import TrainingState
-from tests.conftest import shared_or_skip
+from tests.conftest import file_size_limit, shared_or_skip
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, rounds=2, iters=4, candidates=2, log_every=1, save_every=2)
 
@@ -193,9 +193,12 @@ def test_damage_says_what_still_works(copied: Path, config: TrainConfig, capsys:
     begun = replace(config, rounds=1, candidates=0, iters=1, weights=str(candidate))
     (copied / "new").mkdir()
     assert train_run(begun, copied / "new") == copied / "new" / LAST
-    (copied / "run.json").write_text("{}")
-    assert run(["train", "--resume", str(copied)]) == 5
-    assert f"exported and evaluated all the same; train on with weights={copied}" in capsys.readouterr().err
+    for damaged in ("{}", "[" * 100_000):
+        (copied / "run.json").write_text(damaged)
+        assert run(["train", "--resume", str(copied)]) == 5
+        assert f"exported and evaluated all the same; train on with weights={copied}" in capsys.readouterr().err
+    (copied / "round2" / SELECTION).write_text("[" * 100_000)
+    assert find_checkpoint(copied) == last
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed(
@@ -242,14 +245,15 @@ def test_before_the_labels_are_made_a_run_may_be_made_longer(copied: Path, confi
 
 
 @pytest.mark.signals
+@pytest.mark.parametrize("after", [1, 2])  # 2: when the round's last state is written already
 @pytest.mark.parametrize(("rounds", "candidates", "is_stopped"), [(2, 0, True), (1, 2, True), (1, 0, False)])
 def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
-    tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool
+    tmp_path: Path, config: TrainConfig, rounds: int, candidates: int, is_stopped: bool, after: int
 ) -> None:
     chosen = replace(config, rounds=rounds, candidates=candidates, iters=2)
 
     def stop(_: str, progress: Progress) -> None:
-        if progress.iteration == 1:
+        if progress.iteration == after:
             signal.raise_signal(signal.SIGTERM)
 
     told = rf"iteration 2 of 2.*go on with: cdga train --resume {tmp_path}$"
@@ -264,7 +268,7 @@ def test_a_signal_in_a_rounds_last_iteration_stops_what_follows(
 
 def test_a_run_goes_on_with_what_it_drew_from_alone(copied: Path, config: TrainConfig, domains: Path) -> None:
     _in_round_2(copied)
-    with pytest.raises(UsageError, match=r"1 forward passes per iteration, now there are .* 2 forward passes"):
+    with pytest.raises(UsageError, match=r"1 forward pass per iteration, now there are .* 2 forward passes"):
         train_run(replace(config, accumulate=2), copied)
     day = shutil.copytree(domains / "day", copied / "day")
     for part in ("images", "labels"):
@@ -280,6 +284,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied: Path, finished
     notes: list[str] = []
     train_run(config, copied, watcher=Watcher(note=notes.append))
     assert any("previous.safetensors, iteration 2" in note for note in notes)
+    assert outcome(copied) == outcome(finished)
+
+
+def test_a_failed_save_leaves_what_a_damaged_checkpoint_gave_way_to(
+    copied: Path, finished: Path, config: TrainConfig
+) -> None:
+    (copied / "round2" / SELECTION).unlink()
+    (copied / "round2" / LAST).write_bytes(b"no checkpoint")
+    with file_size_limit(100_000), pytest.raises(ResourceError, match="cannot write"):
+        train_run(replace(config, candidates=0), copied)
+    train_run(config, copied)
     assert outcome(copied) == outcome(finished)
 
 
@@ -303,6 +318,13 @@ def test_one_run_at_a_time(copied: Path, config: TrainConfig) -> None:
     with filelock.FileLock(copied / ".lock"), pytest.raises(UsageError, match="another process trains"):
         train_run(config, copied)
     assert time.perf_counter() - started < 5
+
+
+def test_a_folder_that_cannot_be_locked(copied: Path, config: TrainConfig) -> None:
+    (copied / ".lock").unlink()
+    (copied / ".lock").mkdir()
+    with pytest.raises(UsageError, match="cannot write"):
+        train_run(config, copied)
 
 
 def test_source_only_has_no_second_round() -> None:
@@ -340,6 +362,25 @@ def test_weights_of_a_whole_network_are_a_candidate(tmp_path: Path, config: Trai
     kept = load_checkpoint(first).part("network")
     assert wanted.keys() == kept.keys()
     assert all(torch.equal(kept[key], wanted[key]) for key in kept)
+
+
+def test_a_round_begins_with_the_weights_that_the_run_began_with(tmp_path: Path, config: TrainConfig) -> None:
+    state = mobilenet_v3_large(weights=None).state_dict()
+    torch.save(state, tmp_path / "given.pth")
+    given = replace(config, rounds=1, iters=2, model="lraspp_mobilenet_v3", weights=str(tmp_path / "given.pth"))
+
+    def kill(_: str, progress: Progress) -> None:
+        raise RuntimeError(f"killed at {progress.iteration}")
+
+    with pytest.raises(RuntimeError, match="killed at 1"):
+        train_run(replace(given, candidates=0), tmp_path, watcher=Watcher(progress=kill))
+    torch.save(state | {"features.0.0.weight": 2 * state["features.0.0.weight"]}, tmp_path / "given.pth")
+    with pytest.raises(ModelError, match=r"given\.pth: not the weights that the run began with"):
+        train_run(given, tmp_path)
+    torch.save(state, tmp_path / "given.pth")
+    train_run(given, tmp_path)
+    (tmp_path / "given.pth").unlink()
+    assert train_run(given, tmp_path) == find_checkpoint(tmp_path)
 
 
 def test_a_backbone_alone_is_none(tmp_path: Path, config: TrainConfig) -> None:

@@ -34,7 +34,7 @@ def test_a_run_and_its_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert manifest["started"].endswith("+00:00")
     out = capsys.readouterr()
     assert out.out == ""
-    assert f"1 iterations of source_only · {folder / 'last.safetensors'}" in out.err
+    assert f"1 iteration of source_only · {folder / 'last.safetensors'}" in out.err
 
 
 def test_runs_are_numbered_and_named(tmp_path: Path) -> None:
@@ -52,10 +52,15 @@ def test_flags_come_last(tmp_path: Path) -> None:
     assert (config.translate, config.iters) == ("fda", 1)
 
 
+def test_a_target_that_is_not_looked_at_need_not_be_there(tmp_path: Path) -> None:
+    assert train(tmp_path, "streets_source_only", "--target", "camvid:absent") == 0
+    assert train(tmp_path, "streets_source_only", "--target", "absent") == 2
+
+
 def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *QUICK[:-1], "--project", str(tmp_path)]) == 0
     assert load_checkpoint(tmp_path / "streets_cdga").config.arm == "cdga"
-    assert "no preset named: training streets_cdga, 1 iterations of cdga" in capsys.readouterr().err
+    assert "no preset named: training streets_cdga, 1 iteration of cdga" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,11 +69,24 @@ def test_without_a_preset_it_is_streets_cdga(tmp_path: Path, capsys: pytest.Capt
         (["train", "streets_cgda"], "did you mean 'streets_cdga'?"),
         (["train", "imgsz=64"], "wanted H,W"),
         (["train", "--source", "streets:"], "write one of streets:day, "),
+        (["train", "--source", "streets:dya"], "did you mean 'day'?"),
+        (["train", "source_split=trian"], "did you mean 'train'?"),
+        (["train", "--source", "folder:absent"], "absent: no such folder"),
+        (["train", "--target", "video:absent.mp4"], "absent.mp4: there is no such file"),
+        (["train", "--name", ""], "'' is not a plain folder name"),
         (["train", "--resume", "nope"], "no such run"),
+        (["train", "--resume", ""], "--resume: is an empty text"),
+        (
+            ["train", "--resume", "nope", "streets_cdga"],
+            "--resume: a run that goes on has its preset, got 'streets_cdga'",
+        ),
+        (["train", "--resume", "nope", "--name", "x"], "--name: a run that goes on keeps its name"),
         (["study"], "got no family of presets"),
         (["study", "foo"], "unknown family of presets 'foo'"),
         (["study", "streets", "--seeds", "a"], "'a' is not a seed"),
         (["study", "streets", "itres=3"], "did you mean 'iters'?"),
+        (["study", "streets", "--name", ""], "'' is not a plain folder name"),
+        (["study", "streets", "--source", "streets:dya"], "did you mean 'day'?"),
         (["report", "nope"], "no run.json in this folder"),
     ],
 )
@@ -96,7 +114,7 @@ def test_resume_goes_on_and_leaves_what_is_done(tmp_path: Path, capsys: pytest.C
     resume = ["train", "--resume", str(tmp_path / "x"), "--quiet"]
     before = (tmp_path / "x" / "last.safetensors").read_bytes()
     assert run(resume[:-1]) == 0
-    assert "nothing to do: 1 of 1 iterations are done · " in capsys.readouterr().err
+    assert "nothing to do: iteration 1 of 1 is done · " in capsys.readouterr().err
     assert run(resume) == 0
     assert capsys.readouterr().err == ""
     assert (tmp_path / "x" / "last.safetensors").read_bytes() == before
@@ -147,7 +165,7 @@ def test_none_is_a_word_where_it_is_one(tmp_path: Path) -> None:
         (["iters=9", "optim.name=adamw", "arm=cdga"], "keeps its arm"),
         (["iters=9", "optim.name=sgd"], "keeps its optim"),
         (["iters=9", "itres=1"], "did you mean 'iters'?"),
-        (["streets_cdga"], "'streets_cdga' is not KEY=VALUE"),
+        (["streets_cdga"], "a run that goes on has its preset"),
     ],
 )
 def test_resume_under_another_configuration(
@@ -174,7 +192,10 @@ def test_resume_under_another_configuration(
         (["--arm", "both"], 2, "arm: "),
         (["--seed", "-1"], 2, "seed: got -1"),
         (["footage_cdga"], 2, "arm=cdga needs a target; name one, e.g. --target video:ride.mp4"),
-        (["imgsz=100,100"], 2, "use 96,96 (height,width)"),
+        (["imgsz=100,100"], 2, "imgsz: efficientvit_b0 takes sides that are multiples of 32, got 100,100; use 96,96"),
+        (["source_imgsz=100,100"], 2, "source_imgsz: efficientvit_b0 takes sides that are multiples of 32"),
+        (["imgsz=32,32"], 2, "imgsz: BatchNorm would get a single value per channel"),
+        (["arm=source_only", "source_imgsz=32,32", "model=lite0_fpn"], 2, "source_imgsz: BatchNorm would get"),
         (["align_resolution=head", "imgsz=64,128"], 2, "imgsz: the discriminator would get maps of 8,16"),
         (
             ["align_resolution=head", "source_imgsz=96,128", "imgsz=128,128"],
@@ -252,15 +273,9 @@ def test_real_data(tmp_path: Path, camvid: Path, dashcam: Path, kind: str) -> No
 
 
 def test_a_run_refused_for_its_data_leaves_no_folder(tmp_path: Path) -> None:
-    words = [
-        "train",
-        "streets_source_only",
-        "--source",
-        f"camvid:{tmp_path / 'absent'}",
-        "--project",
-        str(tmp_path / "runs"),
-    ]
-    assert run(words) == 3
+    (tmp_path / "data" / "images").mkdir(parents=True)  # there, so that it is opened; with nothing in it
+    data = f"folder:{tmp_path / 'data'}"
+    assert run(["train", "streets_source_only", "--source", data, "--project", str(tmp_path / "runs")]) == 3
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -264,7 +264,9 @@ def test_selection_is_written(tmp_path: Path) -> None:
     del record["candidates"][1]["infomax_gain"]
     (tmp_path / "older.json").write_text(json.dumps(record))
     (tmp_path / "damaged.json").write_text("{")
-    assert [read_selection(tmp_path / name) for name in ("older.json", "damaged.json", "absent.json")] == [None] * 3
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    names = ("older.json", "damaged.json", "deep.json", "absent.json")
+    assert [read_selection(tmp_path / name) for name in names] == [None] * 4
 
 
 class FewStreets:

@@ -201,6 +201,12 @@ def test_the_page_escapes_and_needs_nothing_else() -> None:
     assert "<td>+4.0 ± 3.6</td>" in page
 
 
+def test_a_place_that_is_no_text_can_be_written() -> None:
+    study = replace(by_hand(), command="cdga study streets --project 'a\udcff\nb'", scored_on="folder:\udcff val")
+    for text in (as_markdown(study), as_html(study)):
+        assert b"cdga study streets --project" in text.encode()
+
+
 # --- configurations
 
 
@@ -400,6 +406,7 @@ def test_the_machine_s_settings_may_change(dusk: str, project: Path) -> None:
         (["streets", "--arms", "cdga,cdga"], 2, "names cdga twice"),
         (["streets", "--seeds", "0,a"], 2, "'a' is not a seed"),
         (["streets", "--seeds", "-1"], 2, "'-1' is not a seed"),
+        (["streets", "--seeds", "1" * 5000], 2, "is not a seed"),
         (["streets", "--seeds", "²"], 2, "'²' is not a seed"),
         (["streets", "--seeds", ""], 2, "--seeds: names nothing"),
         (["streets", "--seeds", "1,0,1"], 2, "names 1 twice"),

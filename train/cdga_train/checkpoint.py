@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cdga_sdk import __version__
-from cdga_sdk.atomic import write_bytes
-from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, one_line
+from cdga_sdk.atomic import error_from_os, write_bytes
+from cdga_sdk.errors import CdgaError, InputError, IntegrityError, ModelError, UsageError, counted, one_line
 from cdga_sdk.preprocess import Preprocess
 from cdga_train.config import TrainConfig, config_as_dict, config_from_dict
 from cdga_train.run_layout import CANDIDATES, LAST, PREVIOUS, find_checkpoint
@@ -34,6 +34,7 @@ __all__ = [
     "is_checkpoint",
     "load_checkpoint",
     "load_newest",
+    "put_previous_back",
     "read_published_weights",
     "save_checkpoint",
     "save_keeping_previous",
@@ -59,8 +60,8 @@ class Draws:
 
     def __str__(self) -> str:
         return (
-            f"{self.source_images} source images, {self.target_images} target images "
-            f"and {self.forward_passes} forward passes per iteration"
+            f"{counted(self.source_images, 'source images')}, {counted(self.target_images, 'target images')} "
+            f"and {self.forward_passes} forward pass{'' if self.forward_passes == 1 else 'es'} per iteration"
         )
 
 
@@ -166,12 +167,19 @@ def save_keeping_previous(folder: Path, checkpoint: Checkpoint) -> None:
     """
     last, previous = folder / LAST, folder / PREVIOUS
     if last.is_file():
-        previous.unlink(missing_ok=True)
         try:
-            previous.hardlink_to(last)
-        except OSError:  # a file system without links
-            shutil.copyfile(last, previous)
+            _link(previous, last)
+        except OSError as error:
+            raise error_from_os(error, previous) from error
     save_checkpoint(last, checkpoint)
+
+
+def _link(new: Path, old: Path) -> None:
+    new.unlink(missing_ok=True)
+    try:
+        new.hardlink_to(old)
+    except OSError:  # a file system without links
+        shutil.copyfile(old, new)
 
 
 def load_newest(folder: Path, on_damage: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
@@ -195,6 +203,18 @@ def load_newest(folder: Path, on_damage: Callable[[str], None] = lambda _: None)
         checkpoint = load_checkpoint(previous)
         on_damage(f"{error}; going on from {previous.name}, iteration {checkpoint.iteration}")
         return checkpoint
+
+
+def put_previous_back(folder: Path) -> None:
+    """Give the previous checkpoint the place of a last one that cannot be read: the next save keeps what lies there.
+
+    Raises:
+        CdgaError: The folder cannot be written to.
+    """
+    try:
+        (folder / PREVIOUS).replace(folder / LAST)
+    except OSError as error:
+        raise error_from_os(error, folder / LAST) from error
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -228,6 +228,11 @@ class TrainConfig:
         """Whether the arm forwards target images."""
         return self.arm != "source_only"
 
+    @property
+    def looks_at_target(self) -> bool:
+        """Whether the run reads target images: to forward them, or for their amplitude alone (FDA)."""
+        return self.is_adapting or self.translate == "fda"
+
     def candidate_iterations(self) -> frozenset[int]:
         """The iterations after which a candidate is kept; the last one is always among them.
 
@@ -241,7 +246,7 @@ class TrainConfig:
         Raises:
             UsageError: The target is missing.
         """
-        if self.target is None and (self.is_adapting or self.translate == "fda"):
+        if self.target is None and self.looks_at_target:
             need = f"arm={self.arm}" if self.is_adapting else "translate=fda"
             raise UsageError(f"{need} needs a target", where="target", fix="name one, e.g. --target video:ride.mp4")
 
@@ -291,7 +296,8 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
 
     Raises:
         InputError: The file cannot be read.
-        UsageError: An unknown key, a wrong value, or a word without ``=``; what the file is to blame for names it.
+        UsageError: An unknown key, a wrong value, or a word without ``=`` or a value; what the file is to blame for
+            names it.
     """
     values = config_as_dict(base)
     changes = {} if file is None else _read_file(file)
@@ -303,6 +309,8 @@ def load_config(base: TrainConfig, file: Path | None, overrides: Sequence[str]) 
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"'{word}' is not KEY=VALUE", fix="e.g. iters=1000 optim.lr=1e-3")
+        if not text.strip():
+            raise UsageError("got an empty text", where=key, fix="is a variable of your shell not set?")
         _set(values, key.strip(), text.strip())
     words = {word.partition("=")[0].strip() for word in overrides}
     with _blamed_on(file, only=_dotted(changes) - words):
@@ -321,11 +329,11 @@ def _blamed_on(file: Path | None, *, only: Collection[str] | None = None) -> Ite
         raise UsageError(error.what, where=where, fix=error.fix) from error
 
 
-def _dotted(values: Mapping[str, object], prefix: str = "") -> set[str]:
-    """The keys of nested values, as a command line would write them."""
+def _dotted(values: Mapping[str, object]) -> set[str]:
+    """The keys of values and of groups of values, as a command line would write them."""
     keys = set()
     for key, value in values.items():
-        keys |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+        keys |= {f"{key}.{inner}" for inner in value} if isinstance(value, Mapping) else {key}
     return keys
 
 
@@ -409,7 +417,7 @@ def _read_file(path: Path) -> Mapping[str, object]:
 def _parse_toml(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a mere ValueError
         raise UsageError(f"not valid TOML ({error})", where=path) from error
 
 
@@ -418,8 +426,19 @@ def _parse_yaml(path: Path, text: str) -> object:
         import yaml
     except ImportError as error:
         raise MissingExtraError("yaml", "train") from error
+
+    class Strict(yaml.SafeLoader):
+        """YAML takes the last of equal keys without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"'{key}' is there twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        content: object = yaml.safe_load(text)
+        content: object = Strict(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise UsageError(f"not valid YAML ({error})", where=path) from error
     return content

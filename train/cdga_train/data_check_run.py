@@ -12,7 +12,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from cdga_sdk.errors import InputError, UsageError, one_line
+from cdga_sdk.errors import InputError, UsageError, counted, one_line
 from cdga_sdk.progress import progress_bar
 from cdga_train.data.check import DataReport, check_listing, rival_splits
 from cdga_train.data.listing import Listing
@@ -62,7 +62,7 @@ def run_data_check(
     if report.problems:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items())
         raise InputError(
-            f"{len(report.problems)} problems in split '{split}': {kinds}",
+            f"{counted(len(report.problems), 'problems')} in split '{split}': {kinds}",
             where=spec,
             fix="mend the files, or name the good frames in a list (SPLIT.txt)",
         )
@@ -79,12 +79,13 @@ def _checked_video(spec: str, video: str, *, as_json: bool, quiet: bool) -> Vide
         sys.stdout.write(json.dumps(record) + "\n")
     elif not quiet:
         console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        lines = (f"{one_line(spec)}: {report.frames} frames, {report.seconds:.1f} s", _sizes(report.image_sizes_wh))
-        for line in (*lines, _NO_LABELS):
+        what = f"{one_line(spec)}: {counted(report.frames, 'frames')}, {report.seconds:.1f} s"
+        for line in (what, _sizes(report.image_sizes_wh), _NO_LABELS):
             console.print(line, soft_wrap=True)
     if report.damaged_frames or report.lost_packets:
         raise InputError(
-            f"{report.damaged_frames} of {report.frames} frames are damaged, {report.lost_packets} packets are lost",
+            f"{report.damaged_frames} of {counted(report.frames, 'frames')} damaged, "
+            f"{counted(report.lost_packets, 'packets')} lost",
             where=spec,
             fix="copy the video again; training takes the frames as they are",
         )
@@ -147,7 +148,7 @@ def _id_table(report: DataReport, title: str) -> Table:
 
 def _facts(report: DataReport, title: str) -> list[str]:
     lines = [
-        f"{title}: {report.checked} of {report.frames} frames checked",
+        f"{title}: {report.checked} of {counted(report.frames, 'frames')} checked",
         _sizes(report.image_sizes_wh),
     ]
     if report.is_labelled:
@@ -158,7 +159,7 @@ def _facts(report: DataReport, title: str) -> list[str]:
     if report.compared_with and "leaked image" not in report.problem_counts:
         lines.append(one_line(f"no image shared with {', '.join(report.compared_with)}"))
     return lines + [
-        one_line(f"{count} images could not be compared with {name}: they are missing or cannot be read")
+        one_line(f"{counted(count, 'images')} not compared with {name}: missing, or cannot be read")
         for name, count in report.not_compared.items()
     ]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from cdga_sdk.bundle import SUMS
-from cdga_sdk.errors import GateError, ResourceError, UsageError
+from cdga_sdk.errors import GateError, ResourceError, UsageError, did_you_mean
 from cdga_sdk.labels import ClassSet
 from cdga_sdk.metrics import Scores
 from cdga_sdk.progress import progress_bar
@@ -107,9 +106,7 @@ def refuse_request(data: str, split: str, protocol: str, min_miou: float | None)
         CdgaError: As `open_labelled` does.
     """
     if protocol not in PROTOCOLS:
-        near = get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(PROTOCOLS)}"
-        raise UsageError(f"unknown protocol '{protocol}'", fix=hint)
+        raise UsageError(f"unknown protocol '{protocol}'", fix=did_you_mean(protocol, PROTOCOLS))
     if min_miou is not None and not 0 <= min_miou <= 100:
         raise UsageError(f"got {min_miou}, wanted 0 to 100 percent", where="--min-miou")
     open_labelled(data, split, _ANY_SIZE_HW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -95,9 +96,11 @@ def train(
                 _refuse_nan(log.write(state.iteration, processes.average_values), state, folder / LAST)
             _save_what_is_due(state, folder, processes, is_leaving=stopping or ending)
             on_progress(Progress(iteration=state.iteration, iters=config.iters, values=log.latest))
-            if stopping and not (ending and is_end_of_run):
-                raise _interrupted(state, folder, is_terminated=any(n in TERMINATING for n in stopped_by))
+            if stopping and not ending:
+                raise _interrupted(state, folder, stopped_by)
             waited_since = time.perf_counter()
+        if not is_end_of_run and processes.any(bool(stopped_by)):  # one may have come while the last state was written
+            raise _interrupted(state, folder, stopped_by)
     _note_full_cache(batches, config, on_note)
     return folder / LAST
 
@@ -221,13 +224,13 @@ def _state(
     return state
 
 
-def _interrupted(state: TrainingState, folder: Path, *, is_terminated: bool) -> InterruptedRunError:
+def _interrupted(state: TrainingState, folder: Path, stopped_by: Sequence[int]) -> InterruptedRunError:
     run_folder = folder if state.config.rounds == 1 else folder.parent
     return InterruptedRunError(
         f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
         where=folder / LAST,
-        fix=f"go on with: cdga train --resume {run_folder}",
-        terminated=is_terminated,
+        fix=f"go on with: cdga train --resume {shlex.quote(str(run_folder))}",
+        terminated=any(number in TERMINATING for number in stopped_by),
     )
 
 

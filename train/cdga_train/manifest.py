@@ -14,9 +14,9 @@ from cdga_sdk.atomic import write_text
 from cdga_sdk.errors import InputError, ModelError, UsageError
 from cdga_sdk.hashes import file_sha256
 from cdga_train.config import IMAGENET, TrainConfig, config_as_dict, config_from_dict
-from cdga_train.run_layout import find_checkpoint
+from cdga_train.run_layout import DAMAGE, find_checkpoint
 
-__all__ = ["MANIFEST", "read_run", "write_manifest"]
+__all__ = ["MANIFEST", "read_run", "refuse_other_weights", "write_manifest"]
 
 MANIFEST: Final = "run.json"
 
@@ -33,7 +33,7 @@ def read_run(folder: Path) -> TrainConfig:
         raise InputError(f"no {MANIFEST} in this folder", where=folder, fix="name the folder of a run of cdga train")
     try:
         return config_from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise ModelError(
             "the run's description is damaged",
             where=file,
@@ -67,6 +67,22 @@ def write_manifest(folder: Path, config: TrainConfig) -> None:
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
+def refuse_other_weights(folder: Path, config: TrainConfig) -> None:
+    """Hold a round that begins to the weights that the run in ``folder`` began with: the file may have changed since.
+
+    Raises:
+        ModelError: They are others.
+        InputError: They are gone.
+    """
+    began_with = _before(folder / MANIFEST).get("weights_sha256")
+    if began_with is not None and _sha256_of(config.weights) != began_with:
+        raise ModelError(
+            "not the weights that the run began with: they were changed since",
+            where=config.weights,
+            fix="put those back, or start a new run",
+        )
+
+
 def _sha256_of(weights: str | None) -> str | None:
     """Of the file that the run begins with: which one a run's folder stands for may change."""
     if weights is None or weights == IMAGENET:
@@ -79,7 +95,7 @@ def _before(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         return record if isinstance(record["config"]["iters"], int) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return {}
 
 

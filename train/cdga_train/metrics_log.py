@@ -52,8 +52,14 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
+        if self._stream is None:
+            return
+        assert self._path is not None
+        try:
             self._stream.close()
+        except OSError as failed:
+            if kind is None:  # else this is about what a failed write left, which has been told
+                raise error_from_os(failed, self._path) from failed
 
     def add(self, values: dict[str, Tensor], *, waited_s: float, lr: float) -> None:
         """Count one iteration. Tensors are summed where they are: no wait for the device until `write`."""
@@ -78,12 +84,20 @@ class MetricsLog:
         }
         # JSON has no NaN: null stands for it.
         rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in self.latest.items()}
-        if self._stream is not None:
-            self._stream.write(json.dumps({"iteration": iteration, **rounded}) + "\n")
-            self._stream.flush()
+        self._append(json.dumps({"iteration": iteration, **rounded}) + "\n")
         self._sums, self._count, self._waited_s = {}, 0, 0.0
         self._since = time.perf_counter()
         return means
+
+    def _append(self, line: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError as error:
+            assert self._path is not None
+            raise error_from_os(error, self._path) from error
 
     def _is_kept(self, line: str) -> bool:
         try:

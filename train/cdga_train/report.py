@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from cdga_sdk.errors import counted
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, CLASS_SETS, ClassSet
 from cdga_sdk.metrics import ConfusionMatrix, Scores
 from cdga_sdk.opencv import cv2
@@ -162,7 +163,7 @@ def oracle_part(name: str, oracle: Mapping[int, float], classes: str) -> Html:
 def score_part(matrix: ConfusionMatrix, config: TrainConfig) -> Html:
     """IoU by class over the class sets, from one count over the 19 classes."""
     score = config.score
-    facts = f"{matrix.frames} frames of {score.data}, split {score.split}. Protocol {score.protocol}"
+    facts = f"{counted(matrix.frames, 'frames')} of {score.data}, split {score.split}. Protocol {score.protocol}"
     parts = [paragraph(f"Counted in one confusion matrix on {facts}: {_PROTOCOLS[score.protocol]}.")]
     if score.classes == "common11":
         parts.append(_score_table(matrix, [CLASS_SETS["common11"]], "IoU over the common 11 classes, percent"))

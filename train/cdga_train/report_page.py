@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk.atomic import write_text
-from cdga_sdk.errors import InputError, IntegrityError, ModelError, ResourceError, UsageError, one_line
+from cdga_sdk.errors import InputError, IntegrityError, ModelError, ResourceError, UsageError, counted, one_line
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.metrics import ConfusionMatrix
 from cdga_sdk.progress import progress_bar
@@ -197,9 +197,11 @@ def _facts(job: _Job, logs: dict[str, Metrics], shown: _Shown | None, why_none: 
         about = f"{shown.file} of {place}, iteration {shown.checkpoint.iteration}: {shown.why}"
     height, width = config.imgsz
     source_height, source_width = config.source_size
-    groups = f", {config.num_groups} groups, aligned at {config.align_resolution}" if config.arm == "cdga" else ""
+    groups = counted(config.num_groups, "groups")
+    arm = f"cdga, {groups}, aligned at {config.align_resolution}" if config.arm == "cdga" else config.arm
+    domains = "each domain" if config.is_adapting else "the source"
     return [
-        ("arm", f"{config.arm}{groups}"),
+        ("arm", arm),
         ("network", f"{config.model}, from {config.weights or 'random weights'}"),
         ("source", f"{config.source}, split {config.source_split}, {source_width}x{source_height}"),
         ("translation", config.translate if config.translate != "fda" else f"fda, beta {config.fda_beta:g}"),
@@ -210,7 +212,7 @@ def _facts(job: _Job, logs: dict[str, Metrics], shown: _Shown | None, why_none: 
             "nothing" if score.data is None else f"{score.data}, split {score.split}, {score.classes} classes",
         ),
         ("iterations logged", " and ".join(done)),
-        ("images a step", f"{config.batch * config.accumulate} of each domain and process"),
+        ("images a step", f"{config.batch * config.accumulate} of {domains} in each process"),
         ("seed", config.seed),
         ("shown", about),
         *_made_with(job.request.run_folder),

@@ -17,7 +17,10 @@ def reproduce_command(config: TrainConfig) -> str:
 
     def differences(preset: str) -> list[str]:
         base = _flat(config_as_dict(PRESETS[preset]()))
-        return [f"{key}={_word(value)}" for key, value in wanted.items() if base[key] != value]
+        changed = {key for key, value in wanted.items() if base[key] != value}
+        if "target" in changed and base["score.data"] == base["target"] is not None:
+            changed.add("score.data")  # else it would follow the target: see `load_preset`
+        return [f"{key}={_word(value)}" for key, value in wanted.items() if key in changed]
 
     preset = min(PRESETS, key=lambda name: len(differences(name)))
     return shlex.join(["cdga", "train", preset, *differences(preset)])

@@ -21,10 +21,11 @@ from typing import Final
 
 import filelock
 
-from cdga_sdk.errors import ModelError, UsageError
+from cdga_sdk.atomic import error_from_os
+from cdga_sdk.errors import ModelError, UsageError, counted
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.machine import this_machine
-from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest
+from cdga_train.checkpoint import Checkpoint, load_checkpoint, load_newest, put_previous_back
 from cdga_train.config import TrainConfig
 from cdga_train.data.base import Dataset
 from cdga_train.data.paired_files import PairedFiles
@@ -32,7 +33,7 @@ from cdga_train.data.pseudo import COLLAPSED_SHARE, PseudoLabelled
 from cdga_train.data.spec import open_labelled, open_unlabelled
 from cdga_train.data.translated import TranslatedFiles
 from cdga_train.loop import Progress, train
-from cdga_train.manifest import write_manifest
+from cdga_train.manifest import refuse_other_weights, write_manifest
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.processes import ALONE, Processes
 from cdga_train.pseudo_labels import LabelSource, write_pseudo_labels
@@ -61,6 +62,7 @@ class Watcher:
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     config: TrainConfig
+    folder: Path
     processes: Processes
     watcher: Watcher
     source: Dataset
@@ -104,6 +106,7 @@ def train_run(
         _refuse_before_data(config, processes, watcher.note)
         run = _Run(
             config=config,
+            folder=folder,
             processes=processes,
             watcher=watcher,
             source=_open_source(config),
@@ -140,8 +143,10 @@ def _refuse_before_data(config: TrainConfig, processes: Processes, on_note: Call
 
 def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: str | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    checkpoint = load_newest(folder, run.watcher.note)
+    checkpoint = _newest(run, folder)
     _refuse_other_labels(checkpoint, pseudo_labels, folder)
+    if checkpoint is None:
+        refuse_other_weights(run.folder, run.config)
     if checkpoint is None or checkpoint.iteration < run.config.iters:
         (folder / SELECTION).unlink(missing_ok=True)
         train(
@@ -161,6 +166,16 @@ def _round(run: _Run, folder: Path, target: Dataset | None, *, pseudo_labels: st
     run.processes.wait()
 
 
+def _newest(run: _Run, folder: Path) -> Checkpoint | None:
+    damage: list[str] = []
+    checkpoint = load_newest(folder, damage.append)
+    run.processes.wait()  # until all have read
+    if damage and run.processes.is_first:
+        run.watcher.note(damage[0])
+        put_previous_back(folder)
+    return checkpoint
+
+
 def _is_choosing(config: TrainConfig) -> bool:
     return config.is_adapting and config.candidates > 1
 
@@ -170,7 +185,7 @@ def _choose(run: _Run, folder: Path) -> None:
         return
     assert run.target is not None
     files = find_candidates(folder)
-    run.watcher.note(f"choosing among {len(files)} checkpoints without labels")
+    run.watcher.note(f"choosing among {counted(len(files), 'checkpoints')} without labels")
     device = choose_device(run.processes.device_name(run.config.device))
     scores = score_candidates(files, run.target, device=device)
     chosen = write_selection(folder / SELECTION, scores)
@@ -189,7 +204,7 @@ def _told(iteration: int, config: TrainConfig, *, is_last_round: bool) -> str:
 def _pseudo_labels(run: _Run, round_folder: Path, folder: Path) -> PseudoLabelled:
     assert run.target is not None
     if run.processes.is_first and not folder.is_dir():
-        run.watcher.note(f"labelling {len(run.target)} target images")
+        run.watcher.note(f"labelling {counted(len(run.target), 'target images')}")
         file = find_checkpoint(round_folder)
         checkpoint = load_checkpoint(file)
         device = choose_device(run.processes.device_name(run.config.device))
@@ -208,7 +223,8 @@ def _refuse_longer_round(config: TrainConfig, first: Path) -> None:
     checkpoint = load_newest(first)
     if checkpoint is not None and checkpoint.iteration < config.iters:
         raise UsageError(
-            f"round 2's labels were made after {checkpoint.iteration} iterations of round 1, got iters={config.iters}",
+            f"round 2's labels were made after {counted(checkpoint.iteration, 'iterations')} of round 1, "
+            f"got iters={config.iters}",
             where=first.parent,
             fix=f"resume with iters={checkpoint.iteration}, or start a new run",
         )
@@ -233,8 +249,8 @@ def _open_source(config: TrainConfig) -> Dataset:
 
 
 def _open_target(config: TrainConfig) -> Dataset | None:
-    """The target, where the run looks at it at all: its images, or (FDA) only their amplitude."""
-    if config.target is None or (not config.is_adapting and config.translate != "fda"):
+    """The target, where the run looks at it at all."""
+    if config.target is None or not config.looks_at_target:
         return None
     return open_unlabelled(config.target, config.target_split, config.imgsz)
 
@@ -246,14 +262,17 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
         yield
         return
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            for leftover in _leftovers(folder):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            yield
+        lock = filelock.FileLock(folder / ".lock").acquire(timeout=0)
     except filelock.Timeout as error:
         raise UsageError(
             "another process trains in this folder", where=folder, fix="wait until it ends, or stop it first"
         ) from error
+    except OSError as error:
+        raise error_from_os(error, folder) from error
+    with lock:
+        for leftover in _leftovers(folder):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
 
 
 def _leftovers(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError
+from cdga_sdk.atomic import check_folder_name, new_run_folder
+from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError, counted, one_line
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
-from cdga_train.data.spec import refuse_unknown
+from cdga_train.data.spec import refuse_unknown, require_data
 from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
 from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint
@@ -52,12 +53,14 @@ def run_training(
         CdgaError: As `cdga_train.rounds.train_run` does.
     """
     before = None
+    if name is not None:
+        check_folder_name(name)
     if resume is None:
         preset, config = configure(words, flags)
         require_weights(config)
-        for spec in (config.source, *([config.target] if config.target is not None else [])):
-            refuse_unknown(spec)
+        _require_data(config)
     else:
+        _refuse_resume(resume, name, words)
         before = read_run(_folder_of(Path(resume)))
         config = load_config(before, None, [*words, *flags])
         _refuse_other_run(before, config)
@@ -68,22 +71,22 @@ def run_training(
     with process_group(config.device) as processes:
         is_quiet = quiet or not processes.is_first
         if resume is None:
-            folder = _new_folder(project, name or preset, processes)
+            folder = _new_folder(project, preset if name is None else name, processes)
         else:
             folder = _folder_of(Path(resume))
             if is_finished(config, folder):
                 if not is_quiet:
-                    done = f"nothing to do: {config.iters} of {config.iters} iterations are done"
-                    typer.echo(f"{done} · {find_checkpoint(folder)}", err=True)
+                    done = f"nothing to do: iteration {config.iters} of {config.iters} is done"
+                    typer.echo(one_line(f"{done} · {find_checkpoint(folder)}"), err=True)
                 return find_checkpoint(folder)
         if not is_quiet:
             if resume is None and all("=" in word for word in words):
-                typer.echo(f"no preset named: training {preset}, {config.iters} iterations of {config.arm}", err=True)
+                typer.echo(f"no preset named: training {preset}, {_told(config)}", err=True)
             _note_what_is_amiss(before, config)
         with _stopped_in(folder), _gone_if_nothing_came(folder, is_new=resume is None and processes.is_first):
             result = trained(config, folder, processes, quiet=is_quiet)
     if not is_quiet:
-        typer.echo(f"{config.iters} iterations of {config.arm} · {result}", err=True)
+        typer.echo(one_line(f"{_told(config)} · {result}"), err=True)
     return result
 
 
@@ -100,7 +103,7 @@ def trained(config: TrainConfig, folder: Path, processes: Processes, *, quiet: b
 
         def note(line: str) -> None:
             if not quiet:
-                typer.echo(f"{folder.name}: {line}", err=True)
+                typer.echo(one_line(f"{folder.name}: {line}"), err=True)
 
         return train_run(config, folder, processes=processes, watcher=Watcher(progress=show, note=note))
 
@@ -127,6 +130,28 @@ def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainCon
     if not file.is_file():
         raise InputError("no such configuration file", where=file)
     return file.stem, load_config(TrainConfig(), file, [*overrides, *flags])
+
+
+def _require_data(config: TrainConfig) -> None:
+    require_data(config.source, config.source_split, with_labels=True)
+    if config.target is not None:
+        refuse_unknown(config.target)
+        if config.looks_at_target:
+            require_data(config.target, config.target_split, with_labels=False)
+
+
+def _refuse_resume(resume: str, name: str | None, words: Sequence[str]) -> None:
+    if not resume.strip():
+        raise UsageError("is an empty text", where="--resume", fix="is a variable of your shell not set?")
+    if name is not None:
+        raise UsageError("a run that goes on keeps its name", where="--name", fix="leave it out, or start a new run")
+    bases = [word for word in words if "=" not in word]
+    if bases:
+        raise UsageError(f"a run that goes on has its preset, got '{bases[0]}'", where="--resume", fix="leave it out")
+
+
+def _told(config: TrainConfig) -> str:
+    return f"{counted(config.iters, 'iterations')} of {config.arm}"
 
 
 def _folder_of(path: Path) -> Path:
@@ -162,7 +187,7 @@ def _note_what_is_amiss(before: TrainConfig | None, config: TrainConfig) -> None
 
     if before is not None and before.iters != config.iters and config.optim.poly_iters is None:
         typer.echo(
-            f"note: from here the learning rate follows {config.iters} iterations, not {before.iters}: "
+            f"note: from here the learning rate follows {counted(config.iters, 'iterations')}, not {before.iters}: "
             "the result is not that of one run of this length",
             err=True,
         )
@@ -183,7 +208,7 @@ def _stopped_in(folder: Path) -> Iterator[None]:
         raise InterruptedRunError(
             "stopped; what was finished is kept" if is_kept else "stopped before anything was made",
             where=folder if is_kept else None,
-            fix=f"go on with: cdga train --resume {folder}" if is_kept else None,
+            fix=f"go on with: cdga train --resume {shlex.quote(str(folder))}" if is_kept else None,
             terminated=isinstance(error, Terminated),
         ) from error
 

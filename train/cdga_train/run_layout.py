@@ -8,7 +8,17 @@ from typing import Final
 
 from cdga_sdk.errors import InputError
 
-__all__ = ["CANDIDATES", "LAST", "METRICS", "PREVIOUS", "ROUNDS", "SELECTION", "candidate_file", "find_checkpoint"]
+__all__ = [
+    "CANDIDATES",
+    "DAMAGE",
+    "LAST",
+    "METRICS",
+    "PREVIOUS",
+    "ROUNDS",
+    "SELECTION",
+    "candidate_file",
+    "find_checkpoint",
+]
 
 LAST: Final = "last.safetensors"
 PREVIOUS: Final = "previous.safetensors"
@@ -16,6 +26,8 @@ SELECTION: Final = "selection.json"
 ROUNDS: Final = ("round1", "round2")
 METRICS: Final = "metrics.jsonl"
 CANDIDATES: Final = "checkpoints"
+DAMAGE: Final = (OSError, ValueError, KeyError, TypeError, RecursionError)
+"""What reading a JSON file of a run raises where it is missing, or not as it was written."""
 
 
 def candidate_file(folder: Path, iteration: int) -> Path:
@@ -45,6 +57,6 @@ def _chosen(folder: Path) -> Path | None:
     try:
         record = json.loads((folder / SELECTION).read_text(encoding="utf-8"))
         file = candidate_file(folder, int(record["iteration"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None
     return file if file.is_file() else None

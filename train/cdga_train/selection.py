@@ -30,6 +30,7 @@ from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.base import Dataset
 from cdga_train.models.fused import FusedNetwork
 from cdga_train.predict import predict_head_prob
+from cdga_train.run_layout import CANDIDATES, DAMAGE
 from cdga_train.state import build_network
 
 __all__ = [
@@ -209,7 +210,7 @@ def find_candidates(run_folder: Path) -> list[Path]:
     Raises:
         InputError: There is none.
     """
-    folder = run_folder / "checkpoints"
+    folder = run_folder / CANDIDATES
     files = [p for p in folder.glob("*.safetensors") if p.stem.isdecimal() and p.is_file()]
     if not files:
         raise InputError("no checkpoints to choose from", where=folder, fix="name the folder of a run that kept some")
@@ -322,7 +323,7 @@ def read_selection(path: Path) -> list[CandidateScores] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         candidates = [CandidateScores(**{**one, "file": Path(one["file"])}) for one in record["candidates"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None
     has_all = all(one.keys() == CandidateScores.__annotations__.keys() for one in record["candidates"])
     return candidates if has_all else None

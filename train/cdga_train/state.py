@@ -58,13 +58,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def refuse_sizes(config: TrainConfig) -> None:
-    """Refuse images that the network does not take, or whose maps are too small for the discriminator.
+    """Refuse images that the network does not take, or whose maps are too small for BatchNorm or the discriminator.
 
     Raises:
         UsageError: Such a size, or an unknown network.
     """
     for key, size_hw in (("source_imgsz", config.source_size), ("imgsz", config.imgsz)):
-        spec = network_spec(config.model, size_hw)
+        where = "imgsz" if config.source_imgsz is None else key
+        spec = network_spec(config.model, size_hw, where=where)
+        # The coarsest features have the stride that sides must be multiples of.
+        coarsest_h, coarsest_w = (side // spec.size_multiple for side in size_hw)
+        if config.batch * coarsest_h * coarsest_w < 2:
+            raise UsageError(
+                "BatchNorm would get a single value per channel: one image, and a map of 1x1",
+                where=where,
+                fix="use batch=2 or more, or larger images",
+            )
         if not config.is_adapting or not config.losses.adversarial or config.align_resolution == "input":
             continue
         height, width = (side // spec.output_stride for side in size_hw)
@@ -72,7 +81,7 @@ def refuse_sizes(config: TrainConfig) -> None:
             wanted = ",".join(str(max(side, MIN_SIDE * spec.output_stride)) for side in size_hw)
             raise UsageError(
                 f"the discriminator would get maps of {height},{width}, and each side must be at least {MIN_SIDE}",
-                where="imgsz" if config.source_imgsz is None else key,
+                where=where,
                 fix=f"use {wanted} or more, or align_resolution=input",
             )
 

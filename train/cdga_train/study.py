@@ -10,12 +10,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import UsageError, did_you_mean
 from cdga_train.config import TrainConfig, load_preset
 from cdga_train.data.base import Dataset
 from cdga_train.presets import ARMS, FAMILIES, PRESETS
@@ -37,6 +36,7 @@ __all__ = [
 ]
 
 SELECTIONS: Final = ("last", "label-free", "oracle")
+_SEED_DIGITS: Final = 10  # of the largest
 _Item = TypeVar("_Item", int, str)
 
 _REFERENCES: Final = ("baseline", "source_only")  # what deltas are against: the first of them that is there
@@ -244,7 +244,7 @@ def parse_family(words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         raise UsageError(f"got {found}", fix=f"name one of {', '.join(FAMILIES)}")
     family = names[0].removesuffix("_cdga")
     if family not in FAMILIES:
-        raise UsageError(f"unknown family of presets '{names[0]}'", fix=_hint(family, FAMILIES))
+        raise UsageError(f"unknown family of presets '{names[0]}'", fix=did_you_mean(family, FAMILIES))
     for key in ("arm", "seed"):
         if any(w.partition("=")[0].strip() == key for w in overrides):
             raise UsageError(f"a study sets {key} itself", where=key, fix=f"use --{key}s")
@@ -260,7 +260,7 @@ def parse_arms(text: str) -> tuple[str, ...]:
     arms = tuple(part.strip() for part in text.split(",") if part.strip())
     for arm in arms:
         if arm not in ARMS:
-            raise UsageError(f"unknown arm '{arm}'", where="--arms", fix=_hint(arm, tuple(ARMS)))
+            raise UsageError(f"unknown arm '{arm}'", where="--arms", fix=did_you_mean(arm, tuple(ARMS)))
     return _distinct(arms, "--arms", fix=f"name some of {', '.join(ARMS)}")
 
 
@@ -272,7 +272,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if not (part.isascii() and part.isdecimal()):
+        if not (part.isascii() and part.isdecimal() and len(part) <= _SEED_DIGITS):
             raise UsageError(f"'{part}' is not a seed", where="--seeds", fix="e.g. --seeds 0,1,2")
     return _distinct(tuple(int(part) for part in parts), "--seeds", fix="e.g. --seeds 0,1,2")
 
@@ -293,8 +293,3 @@ def _distinct(items: tuple[_Item, ...], where: str, *, fix: str) -> tuple[_Item,
     if twice:
         raise UsageError(f"names {twice[0]} twice", where=where)
     return items
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}"

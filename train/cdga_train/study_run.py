@@ -21,14 +21,14 @@ from typing import Final
 
 import typer
 
-from cdga_sdk.atomic import new_run_folder
-from cdga_sdk.errors import DegradedError, UsageError
+from cdga_sdk.atomic import check_folder_name, new_run_folder
+from cdga_sdk.errors import DegradedError, UsageError, counted, one_line
 from cdga_sdk.labels import class_set
 from cdga_train.config import TrainConfig, config_as_dict
-from cdga_train.data.spec import open_labelled, open_unlabelled
+from cdga_train.data.spec import open_labelled, open_unlabelled, require_data
 from cdga_train.manifest import read_run
 from cdga_train.presets import require_weights
-from cdga_train.run_layout import METRICS
+from cdga_train.run_layout import DAMAGE, METRICS
 from cdga_train.study import Study, StudyPlan, parse_arms, parse_family, parse_seeds, study_config
 from cdga_train.study_table import print_study
 
@@ -81,19 +81,22 @@ def run_study(
         failures={},
         facts={},
     )
-    plan = _planned(study, overrides, project / (name or family), quiet=quiet)
+    folder_name = family if name is None else name
+    check_folder_name(folder_name)
+    plan = _planned(study, overrides, project / folder_name, quiet=quiet)
     from cdga_train.state import choose_device
     from cdga_train.study_work import worked_through
 
     choose_device(next(iter(plan.configs.values())).device)
-    new_run_folder(project, name or family, exist_ok=True)
+    new_run_folder(project, folder_name, exist_ok=True)
     study = worked_through(study, plan)
     if not quiet:
         print_study(study)
-        typer.echo(str(plan.folder / "study.html"), err=True)
+        typer.echo(one_line(plan.folder / "study.html"), err=True)
     if study.failures:
         raise DegradedError(
-            f"{len(study.failures)} of {len(plan.configs)} runs could not be finished: {', '.join(study.failures)}",
+            f"{len(study.failures)} of {counted(len(plan.configs), 'runs')} could not be finished: "
+            f"{', '.join(study.failures)}",
             where=plan.folder,
             fix="the tables hold the others; see study.md",
         )
@@ -129,7 +132,7 @@ def _refuse_smaller_study(study: Study, folder: Path) -> None:
     try:
         before = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         there = {(str(run["arm"]), int(run["seed"])) for run in before["runs"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return
     if any(arm not in study.arms or seed not in study.seeds for arm, seed in there):
         arms, seeds = sorted({arm for arm, _ in there}), sorted({seed for _, seed in there})
@@ -143,6 +146,7 @@ def _refuse_smaller_study(study: Study, folder: Path) -> None:
 def _refuse_other_run(config: TrainConfig, folder: Path) -> None:
     if not any(log.stat().st_size for log in folder.rglob(METRICS)):  # a run that never got to its first line is free
         require_weights(config)
+        require_data(config.source, config.source_split, with_labels=True)
         return
     old, new = config_as_dict(read_run(folder)), config_as_dict(config)
     changed = [key for key in old if key not in _FREE and old[key] != new[key]]

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cdga_sdk.errors import one_line
+from cdga_sdk.errors import counted, one_line
 from cdga_train.study import SELECTIONS, Spread, Study
 
 __all__ = ["as_html", "as_markdown", "as_record", "print_study"]
@@ -52,7 +52,7 @@ def as_markdown(study: Study) -> str:
         rows = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         parts.append(f"{table.title}\n\n{rows}")
     parts.append("\n".join(f"- {note}" for note in _notes(study)))
-    parts.append(f"Reproduce with:\n\n```\n{study.command}\n```")
+    parts.append(f"Reproduce with:\n\n```\n{one_line(study.command)}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,7 +75,7 @@ pre {{ background: #f4f4f4; padding: .7rem; white-space: pre-wrap }}
 {notes}
 </ul>
 <p>Reproduce with:</p>
-<pre>{escape(study.command)}</pre>
+<pre>{escape(one_line(study.command))}</pre>
 </body></html>
 """
 
@@ -147,7 +147,8 @@ def _choice_table(study: Study) -> _Table:
 
 
 def _heading(study: Study) -> str:
-    return f"Study of {study.family}: {len(study.results)} of {len(study.arms) * len(study.seeds)} runs"
+    runs = counted(len(study.arms) * len(study.seeds), "runs")
+    return f"Study of {study.family}: {len(study.results)} of {runs}"
 
 
 def _notes(study: Study) -> list[str]:
@@ -156,7 +157,7 @@ def _notes(study: Study) -> list[str]:
         notes.append("There are no labels to score on: the criteria compare checkpoints of one run, hardly arms.")
     else:
         notes += [
-            f"Scored on {study.scored_on}.",
+            f"Scored on {one_line(study.scored_on)}.",
             "last: the last iteration. label-free: the checkpoint chosen without labels. oracle: the best of those kept"
             " on the way, by the labels it is scored on: a bound for any choice, and no result.",
         ]

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cdga_sdk import __version__
 from cdga_sdk.atomic import write_text
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, Terminated
+from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, Terminated, counted
 from cdga_sdk.hashes import file_sha256
 from cdga_sdk.labels import CLASS_SETS
 from cdga_sdk.progress import progress_bar
@@ -32,7 +32,7 @@ from cdga_train.predict import predictor
 from cdga_train.processes import ALONE
 from cdga_train.rounds import is_finished, round_folders
 from cdga_train.run import trained
-from cdga_train.run_layout import LAST, METRICS, SELECTION
+from cdga_train.run_layout import DAMAGE, LAST, METRICS, SELECTION
 from cdga_train.selection import CandidateScores, choose, find_candidates, score_candidates
 from cdga_train.state import build_network, choose_device
 from cdga_train.study import (
@@ -75,7 +75,7 @@ def _described(study: Study, plan: StudyPlan) -> Study:
     return replace(
         study,
         classes=score.classes if plan.labelled is not None else None,
-        scored_on=f"{score.data} {score.split}, {len(plan.labelled)} frames, {score.protocol} protocol"
+        scored_on=f"{score.data} {score.split}, {counted(len(plan.labelled), 'frames')}, {score.protocol} protocol"
         if plan.labelled is not None
         else "nothing",
         facts={
@@ -236,7 +236,7 @@ def _choice_of_run(selection: Path) -> Choice | None:
         record = json.loads(selection.read_text(encoding="utf-8"))
         chosen = next(c for c in record["candidates"] if c["iteration"] == record["iteration"])
         return Choice(**{key: chosen[key] for key in ("iteration", "infomax", "mirror_agreement")})
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (*DAMAGE, StopIteration):
         return None
 
 

@@ -57,7 +57,7 @@ def test_unknown_id_is_refused_with_counts(root: Path) -> None:
     wrong = IDS.copy()
     wrong[0] = (12, 200, 200, 255)
     write_png(root / "labels/train/b.png", wrong)
-    with pytest.raises(InputError, match=r"labels/train/b\.png: unknown label ids 12 \(1 pixels\), 200 \(2 pixels\)"):
+    with pytest.raises(InputError, match=r"labels/train/b\.png: unknown label ids 12 \(1 pixel\), 200 \(2 pixels\)"):
         camvid_data(root)[0]
 
 
@@ -69,7 +69,7 @@ def test_colour_label_is_refused(root: Path) -> None:
 
 def test_missing_image_is_named_on_opening(root: Path) -> None:
     (root / "images/train/b.png").unlink()
-    with pytest.raises(InputError, match=r"train\.txt: 1 listed images are missing, e\.g\. b;"):
+    with pytest.raises(InputError, match=r"train\.txt: no file for 1 listed image, e\.g\. b;"):
         camvid_data(root)
 
 
@@ -129,7 +129,7 @@ def test_held_out_names_that_no_image_has_are_told_not_trained_on(
     for split in ("train", "valid"):
         assert list_files(f"camvid:{tmp_path}", split).absent == ("0016E5_00003.JPG",)
         with pytest.raises(
-            InputError, match=r"valid\.txt: 1 listed images are missing, e\.g\. 0016E5_00003\.JPG; write names as"
+            InputError, match=r"valid\.txt: no file for 1 listed image, e\.g\. 0016E5_00003\.JPG; write names as"
         ):
             opener(f"camvid:{tmp_path}", split, (1, 1))
     (tmp_path / "train.txt").write_text("0016E5_00000.png\n")  # names its images itself

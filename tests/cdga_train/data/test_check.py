@@ -145,7 +145,7 @@ def test_unknown_16_bit_ids(tmp_path: Path) -> None:
     ids = np.full((SIZE_WH[1], SIZE_WH[0]), 3, np.uint16)
     ids[0, 0] = 40_000
     write_rgb16_png(tmp_path / "GT/LABELS/0000001.png", ids, ids)
-    assert found(check(f"synthia:{tmp_path}")) == [("unknown ids", "GT/LABELS/0000001.png", "40000 (1 pixels)")]
+    assert found(check(f"synthia:{tmp_path}")) == [("unknown ids", "GT/LABELS/0000001.png", "40000 (1 pixel)")]
 
 
 def test_a_target_without_labels_is_no_problem(tmp_path: Path) -> None:

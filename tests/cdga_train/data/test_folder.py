@@ -63,6 +63,11 @@ def test_splits_are_folders_or_lists_where_they_exist(root: Path) -> None:
     assert [len(folder_data(root, split)) for split in ("val", "train", "one")] == [3, 2, 1]
 
 
+def test_hidden_folders_are_no_splits(root: Path) -> None:
+    (root / "images/.ipynb_checkpoints").mkdir()
+    assert len(folder_data(root, "val")) == 2
+
+
 def test_bare_images_are_unlabelled(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b", "c")
     data = folder_data(tmp_path)
@@ -78,13 +83,13 @@ def test_unlabelled_opening_ignores_labels(root: Path) -> None:
 
 def test_image_without_a_label_is_named(root: Path) -> None:
     (root / "labels/b.png").unlink()
-    with pytest.raises(InputError, match=r"labels/b\.png: 1 of 2 labels are missing"):
+    with pytest.raises(InputError, match=r"labels/b\.png: no label for 1 of 2 images"):
         folder_data(root)
 
 
 def test_wrong_labels_are_refused(root: Path) -> None:
     write_png(root / "labels/a.png", np.array([[19, 19, 254], [0, 0, 0]], np.uint8))
-    with pytest.raises(InputError, match=r"unknown label ids 19 \(2 pixels\), 254 \(1 pixels\)"):
+    with pytest.raises(InputError, match=r"unknown label ids 19 \(2 pixels\), 254 \(1 pixel\)"):
         folder_data(root)[0]
     write_png(root / "labels/a.png", np.zeros((3, 3), np.uint8))
     with pytest.raises(InputError, match="label is 3x3 but its image is 3x2"):
@@ -95,7 +100,7 @@ def test_many_unknown_ids_make_one_short_line(root: Path) -> None:
     fill(root / "images", "a")
     write_png(root / "images/a.png", np.zeros((10, 10, 3), np.uint8))
     write_png(root / "labels/a.png", np.arange(100, 200, dtype=np.uint8).reshape(10, 10))
-    with pytest.raises(InputError, match=r"107 \(1 pixels\) and 92 more"):
+    with pytest.raises(InputError, match=r"107 \(1 pixel\) and 92 more"):
         folder_data(root)[0]
 
 
@@ -113,7 +118,7 @@ def test_a_declared_map(root: Path) -> None:
     label = folder_data(root)[0].label
     assert label is not None
     assert label.tolist() == [[0, 6, 13], [255, 255, 255]]
-    with pytest.raises(InputError, match=r"unknown label ids 3 \(1 pixels\), 4 \(1 pixels\), 5"):
+    with pytest.raises(InputError, match=r"unknown label ids 3 \(1 pixel\), 4 \(1 pixel\), 5"):
         folder_data(root)[1]
 
 

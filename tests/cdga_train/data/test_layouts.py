@@ -233,7 +233,7 @@ def test_missing_label_is_told_on_opening(tmp_path: Path, kind: str) -> None:
     pattern = {"cityscapes": "*_labelIds.png", "synthia": "LABELS/*.png", "bdd100k": "train/*.png"}.get(kind, "*.png")
     first = sorted((tmp_path / labels).rglob(pattern))[0]
     first.unlink()
-    with pytest.raises(InputError, match=rf"{first.name}: 1 of {count} labels are missing"):
+    with pytest.raises(InputError, match=rf"{first.name}: no label for 1 of {count} images"):
         train(kind, tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_absent_images_are_kept_apart_and_refused_on_opening(root: Path, line: s
     listing = listed(root, f"a\n{line}\nb\n")
     assert names(listing) == ["a", "b"]
     assert listing.absent == (line,)
-    with pytest.raises(InputError, match=r"mine\.txt: 1 listed images are missing, e\.g\. .*; write names as"):
+    with pytest.raises(InputError, match=r"mine\.txt: no file for 1 listed image, e\.g\. .*; write names as"):
         open_listing(listing)
 
 
@@ -106,7 +106,7 @@ def test_a_name_twice_is_refused(root: Path) -> None:
     write_png(root / "images/a.bmp", IMAGE)  # one label for two images
     listing = list_split(gta5(root), "train", with_labels=True)
     assert listing.repeated == ("a",)
-    with pytest.raises(InputError, match=r"1 names belong to more than one image of split 'train', e\.g\. a"):
+    with pytest.raises(InputError, match=r"more than one image for 1 name in split 'train', e\.g\. a"):
         open_listing(listing)
 
 
@@ -171,7 +171,7 @@ def test_links_to_no_file_are_missing_images(root: Path, target: str, with_label
     listing = list_split(gta5(root), "train", with_labels=with_labels)
     assert listing.dangling == (root / "images/z.png",)
     assert names(listing) == ["a", "b", "c d", "e,f"]
-    with pytest.raises(InputError, match=r"images/z\.png: 1 images are links to files that are not there"):
+    with pytest.raises(InputError, match=r"images/z\.png: 1 image: no file behind the link"):
         open_listing(listing)
     (root / "mine.txt").write_text("a\nz\n")
     assert list_split(gta5(root), "mine", with_labels=with_labels).absent == ("z",)
@@ -183,7 +183,7 @@ def test_a_folder_of_nothing_but_links_to_no_file(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name in "ab":
         (tmp_path / f"images/{name}.png").symlink_to(tmp_path / f"store/{name}")
-    with pytest.raises(InputError, match=r"images/a\.png: 2 images are links to files that are not there"):
+    with pytest.raises(InputError, match=r"images/a\.png: 2 images: no file behind the link"):
         open_listing(list_split(gta5(tmp_path), "train", with_labels=False))
 
 

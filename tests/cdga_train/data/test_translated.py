@@ -125,10 +125,10 @@ def test_a_file_that_vanished_is_told(source: PairedFiles, folder: Path) -> None
 
 def test_missing_images_are_one_error_that_names_the_first(source: PairedFiles, folder: Path) -> None:
     (folder / "00002.png").unlink()
-    with pytest.raises(InputError, match=r"translated: 1 of 3 translated images are missing, e\.g\. 00002\.png$"):
+    with pytest.raises(InputError, match=r"translated: no translation of 1 of 3 images, e\.g\. 00002\.png$"):
         TranslatedFiles(source, folder)
     (folder / "00001.png").unlink()
-    with pytest.raises(InputError, match=r"translated: 2 of 3 translated images are missing, e\.g\. 00001\.png$"):
+    with pytest.raises(InputError, match=r"translated: no translation of 2 of 3 images, e\.g\. 00001\.png$"):
         TranslatedFiles(source, folder)
 
 

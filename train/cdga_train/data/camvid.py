@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, counted
 from cdga_sdk.labels import CAMVID32, CAMVID_TO_TRAIN_ID
 from cdga_train.data.label_format import LabelFormat
-from cdga_train.data.listing import Folders, Layout, lists_in, refuse_link_out, require_folder
+from cdga_train.data.listing import Folders, Layout, folders_in, lists_in, refuse_link_out, require_folder
 
 __all__ = ["camvid"]
 
@@ -31,17 +31,16 @@ def camvid(root: Path) -> Layout:
 
 def _by_kind(root: Path) -> Layout:
     images = root / "images"
-    splits = [p.name for p in sorted(images.iterdir()) if p.is_dir()]
     return Layout(
         root=root,
-        splits={s: (Folders(images=images / s, labels=root / "labels" / s),) for s in splits},
+        splits={s: (Folders(images=images / s, labels=root / "labels" / s),) for s in folders_in(images)},
         labels=LabelFormat(id_map=CAMVID_TO_TRAIN_ID),
         lists=lists_in(root),
     )
 
 
 def _segnet(root: Path) -> Layout:
-    splits = sorted({p.name.removesuffix("annot") for p in root.iterdir() if p.is_dir()})
+    splits = sorted({name.removesuffix("annot") for name in folders_in(root)})
     if not splits:
         raise InputError("no CamVid in this folder", where=root, fix=f"wanted {_WANTED}")
     return Layout(
@@ -77,6 +76,6 @@ def _ids_of_codes(codes: Path) -> Mapping[int, int]:
         raise InputError("not a text file that can be read", where=codes) from error
     strange = [name for name in names if name not in CAMVID32]
     if strange or len(names) != len(CAMVID32):
-        found = f"'{strange[0]}'" if strange else f"{len(names)} names"
+        found = f"'{strange[0]}'" if strange else counted(len(names), "names")
         raise InputError(f"holds {found}, wanted CamVid's {len(CAMVID32)} classes, one a line", where=codes)
     return {i: CAMVID32[name] for i, name in enumerate(names)}

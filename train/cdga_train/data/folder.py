@@ -9,7 +9,7 @@ from typing import Final
 from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.labels import IGNORE, TRAIN_IDS, train_id_of
 from cdga_train.data.label_format import LabelFormat
-from cdga_train.data.listing import Folders, Layout, lists_in, refuse_link_out, require_folder
+from cdga_train.data.listing import Folders, Layout, folders_in, lists_in, refuse_link_out, require_folder
 
 __all__ = ["ID_MAP_NAME", "folder"]
 
@@ -36,7 +36,7 @@ def folder(root: Path) -> Layout:
     images, labels = root / "images", root / "labels"
     if not images.is_dir():
         images = root
-    splits = [p.name for p in sorted(images.iterdir()) if p.is_dir()] if images != root else []
+    splits = folders_in(images) if images != root else []
     declared = root / ID_MAP_NAME
     return Layout(
         root=root,

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, counted
 from cdga_sdk.image import read_label, read_stored
 from cdga_sdk.labels import lookup_table
 from cdga_sdk.opencv import cv2
@@ -87,4 +87,4 @@ def shown_counts(counts: Mapping[int, int]) -> str:
     """Ids and their pixels in words, the first few of many."""
     first = list(counts.items())[:_SHOWN_IDS]
     more = f" and {len(counts) - len(first)} more" if len(counts) > len(first) else ""
-    return ", ".join(f"{i} ({n} pixels)" for i, n in first) + more
+    return ", ".join(f"{i} ({counted(n, 'pixels')})" for i, n in first) + more

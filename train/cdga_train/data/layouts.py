@@ -20,7 +20,7 @@ from cdga_sdk.labels import (
 from cdga_train.data.camvid import camvid
 from cdga_train.data.folder import folder
 from cdga_train.data.label_format import LabelFormat, read_first_of_16_bit_channels
-from cdga_train.data.listing import Folders, Layout, lists_in, require_folder
+from cdga_train.data.listing import Folders, Layout, folders_in, lists_in, require_folder
 
 __all__ = ["LAYOUTS", "bdd100k", "cityscapes", "gta5", "synthia"]
 
@@ -65,9 +65,9 @@ def cityscapes(root: Path) -> Layout:
         splits={
             split: tuple(
                 Folders(images=images / split / city, labels=labels / split / city)
-                for city in sorted({*_folders_in(images / split), *_folders_in(labels / split)})
+                for city in sorted({*folders_in(images / split), *folders_in(labels / split)})
             )
-            for split in _folders_in(images)
+            for split in folders_in(images)
         },
         labels=LabelFormat(id_map=CITYSCAPES_ID_TO_TRAIN_ID),
         image_tail="_leftImg8bit",
@@ -88,7 +88,7 @@ def bdd100k(root: Path) -> Layout:
     require_folder(images, "images/10k/train/*.jpg and labels/sem_seg/masks/train/*.png, as BDD100K is published")
     return Layout(
         root=root,
-        splits={s: (Folders(images=images / s, labels=labels / s),) for s in _folders_in(images)},
+        splits={s: (Folders(images=images / s, labels=labels / s),) for s in folders_in(images)},
         labels=LabelFormat(id_map=TRAIN_IDS),
         label_tail=".png" if is_new else "_train_id.png",
         lists=lists_in(root),
@@ -105,7 +105,3 @@ LAYOUTS: Final[Mapping[str, Callable[[Path], Layout]]] = MappingProxyType(
         "folder": folder,
     }
 )
-
-
-def _folders_in(place: Path) -> list[str]:
-    return sorted(p.name for p in place.iterdir() if p.is_dir()) if place.is_dir() else []

@@ -19,7 +19,17 @@ from cdga_sdk.errors import InputError
 from cdga_sdk.image import is_image_file
 from cdga_train.data.label_format import LabelFormat
 
-__all__ = ["Folders", "Layout", "Listing", "Pair", "list_split", "lists_in", "refuse_link_out", "require_folder"]
+__all__ = [
+    "Folders",
+    "Layout",
+    "Listing",
+    "Pair",
+    "folders_in",
+    "list_split",
+    "lists_in",
+    "refuse_link_out",
+    "require_folder",
+]
 
 _MAX_LIST_BYTES: Final = 64 * 2**20
 
@@ -62,6 +72,23 @@ class Layout:
     def all_folders(self) -> tuple[Folders, ...]:
         """The folders of every split, each once."""
         return tuple(dict.fromkeys((*(f for folders in self.splits.values() for f in folders), *self.otherwise)))
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Every split that was found."""
+        return tuple(sorted({*self.splits, *self.lists}))
+
+    def folders_of(self, split: str) -> tuple[Folders, ...]:
+        """Where the images of ``split`` are: all folders, where a list names them.
+
+        Raises:
+            InputError: No such split.
+        """
+        folders = self.all_folders if split in self.lists else self.splits.get(split, self.rest(split))
+        if not folders:
+            there = ", ".join(self.split_names) or "none"
+            raise InputError(f"no split '{split}'", where=self.root, fix=f"there are: {there}")
+        return folders
 
     def rest(self, split: str) -> tuple[Folders, ...]:
         """The folders of a split that has neither folders nor a list: all, where nothing is split.
@@ -118,10 +145,7 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         InputError: No such split, a folder without images, a list that cannot be used, or a link out of the folder.
     """
     listed = layout.lists.get(split)
-    folders = layout.all_folders if listed else layout.splits.get(split, layout.rest(split))
-    splits = tuple(sorted({*layout.splits, *layout.lists}))
-    if not folders:
-        raise InputError(f"no split '{split}'", where=layout.root, fix=f"there are: {', '.join(splits) or 'none'}")
+    folders, splits = layout.folders_of(split), layout.split_names
     found = [_pair(layout, f, image) for f in folders for image in _image_files(f.images, layout.root)]
     dangling = [link for f in folders for link in _dangling_images(f.images)]
     if not found and not dangling:
@@ -144,6 +168,11 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         unlabelled=tuple(p for p in pairs if p.label not in there) if is_labelled else (),
         orphans=() if listed else tuple(_orphans(layout, label_files)),
     )
+
+
+def folders_in(place: Path) -> list[str]:
+    """The names of the folders directly inside ``place``, sorted; no hidden ones, and none where it is missing."""
+    return sorted(p.name for p in place.iterdir() if p.is_dir() and p.name[0] != ".") if place.is_dir() else []
 
 
 def lists_in(root: Path) -> dict[str, Path]:

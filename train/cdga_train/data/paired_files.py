@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, counted
 from cdga_sdk.image import read_image_bgr
 from cdga_train.data.base import Sample, check_same_size
 from cdga_train.data.label_format import LabelFormat
@@ -64,24 +64,25 @@ def open_listing(listing: Listing) -> PairedFiles:
     """
     if listing.absent:
         raise InputError(
-            f"{len(listing.absent)} listed images are missing, e.g. {listing.absent[0]}",
+            f"no file for {counted(len(listing.absent), 'listed images')}, e.g. {listing.absent[0]}",
             where=listing.listed,
             fix="write names as the image files have them, or remove the lines",
         )
     if listing.dangling:
         raise InputError(
-            f"{len(listing.dangling)} images are links to files that are not there", where=listing.dangling[0]
+            f"{counted(len(listing.dangling), 'images')}: no file behind the link", where=listing.dangling[0]
         )
     if listing.repeated:
         raise InputError(
-            f"{len(listing.repeated)} names belong to more than one image of split '{listing.split}', "
+            f"more than one image for {counted(len(listing.repeated), 'names')} in split '{listing.split}', "
             f"e.g. {listing.repeated[0]}",
             where=listing.root,
             fix="names must be unique: remove or rename, or name each frame once in a list",
         )
     if listing.unlabelled:
         raise InputError(
-            f"{len(listing.unlabelled)} of {len(listing.pairs)} labels are missing", where=listing.unlabelled[0].label
+            f"no label for {len(listing.unlabelled)} of {counted(len(listing.pairs), 'images')}",
+            where=listing.unlabelled[0].label,
         )
     return PairedFiles(pairs=listing.pairs, labels=listing.labels)
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from cdga_sdk.errors import InputError, IntegrityError, one_line
+from cdga_sdk.errors import InputError, IntegrityError, counted, one_line
 from cdga_sdk.image import read_label
 from cdga_train.data.base import Dataset, Sample
 
@@ -51,7 +51,7 @@ class PseudoLabelled:
         self._names, self._size_hw = manifest["names"], tuple(manifest["size_hw"])
         if len(self._names) != len(dataset):
             raise InputError(
-                f"pseudo-labels of {len(self._names)} samples, but the data set has {len(dataset)}",
+                f"pseudo-labels of {counted(len(self._names), 'samples')}, but the data set has {len(dataset)}",
                 where=folder,
                 fix="label the data set anew",
             )

@@ -18,12 +18,14 @@ In every data set of files a split may also be a list, ``PATH/SPLIT.txt``.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.video.source import VideoSource
 from cdga_train.data.base import Dataset
 from cdga_train.data.layouts import LAYOUTS
 from cdga_train.data.listing import Listing, list_split
@@ -31,9 +33,19 @@ from cdga_train.data.paired_files import open_listing
 from cdga_train.data.street_frames import STREETS, StreetsDataset
 from cdga_train.data.video import VideoDataset
 
-__all__ = ["KINDS", "list_files", "open_labelled", "open_unlabelled", "refuse_unknown", "video_of", "without_place"]
+__all__ = [
+    "KINDS",
+    "list_files",
+    "open_labelled",
+    "open_unlabelled",
+    "refuse_unknown",
+    "require_data",
+    "video_of",
+    "without_place",
+]
 
 KINDS: Final = ("streets", *LAYOUTS, "video")
+_ANY_SIZE_HW: Final = (64, 128)
 
 
 def open_labelled(spec: str, split: str, size_hw: tuple[int, int]) -> Dataset:
@@ -81,6 +93,27 @@ def refuse_unknown(spec: str) -> None:
     _kind_and_place(spec)
 
 
+def require_data(spec: str, split: str, *, with_labels: bool) -> None:
+    """Refuse data that are not there, without listing or decoding them: a slip is told at once.
+
+    Raises:
+        UsageError: Not a known kind, or no such part of the procedural world.
+        InputError: No such folder, split or video, or a video where labels are needed.
+    """
+    kind, place = _kind_and_place(spec)
+    match kind:
+        case "streets":
+            StreetsDataset(place, split, _ANY_SIZE_HW)
+        case "video":
+            if with_labels:
+                raise _no_labels(spec)
+            with VideoSource(place):
+                pass
+        case _:
+            with _looked_at(kind, place):
+                LAYOUTS[kind](Path(place)).folders_of(split)
+
+
 def video_of(spec: str) -> str | None:
     """The file of ``video:FILE``; None where ``spec`` is of another kind.
 
@@ -114,8 +147,14 @@ def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool)
 
 
 def _listing(kind: str, place: str, split: str, *, with_labels: bool) -> Listing:
-    try:
+    with _looked_at(kind, place):
         return list_split(LAYOUTS[kind](Path(place)), split, with_labels=with_labels)
+
+
+@contextmanager
+def _looked_at(kind: str, place: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:  # a name too long for any file, a folder that may not be looked into ...
         raise InputError(f"cannot be looked at ({error.strerror})", where=f"{kind}:{place}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdga_sdk.errors import InputError
+from cdga_sdk.errors import InputError, counted
 from cdga_sdk.image import list_images, read_image_bgr
 from cdga_train.data.base import Sample
 from cdga_train.data.paired_files import PairedFiles, file_stamp
@@ -29,7 +29,8 @@ class TranslatedFiles:
         missing = [pair.name for pair in source.pairs if pair.name not in images]
         if missing:
             raise InputError(
-                f"{len(missing)} of {len(source)} translated images are missing, e.g. {missing[0]}.png", where=folder
+                f"no translation of {len(missing)} of {counted(len(source), 'images')}, e.g. {missing[0]}.png",
+                where=folder,
             )
         self._source = source
         self._folder = folder

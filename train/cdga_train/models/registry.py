@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from cdga_sdk.errors import UsageError
+from cdga_sdk.errors import UsageError, did_you_mean
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_train.models import deeplabv2, efficientvit, lite0, lraspp
 from cdga_train.models.base import SegmentationNetwork
@@ -118,23 +117,21 @@ NETWORKS: Final[Mapping[str, NetworkSpec]] = MappingProxyType(
 )
 
 
-def network_spec(name: str, imgsz_hw: tuple[int, int]) -> NetworkSpec:
-    """The network called ``name``, checked to take inputs of ``imgsz_hw``.
+def network_spec(name: str, imgsz_hw: tuple[int, int], *, where: str = "imgsz") -> NetworkSpec:
+    """The network called ``name``, checked to take inputs of ``imgsz_hw``, which the key ``where`` has set.
 
     Raises:
         UsageError: No such network, or a size that it does not take.
     """
     if name not in NETWORKS:
-        near = get_close_matches(name, NETWORKS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(NETWORKS)}"
-        raise UsageError(f"unknown model '{name}'", fix=hint)
+        raise UsageError(f"unknown model '{name}'", fix=did_you_mean(name, NETWORKS))
     spec = NETWORKS[name]
     step = spec.size_multiple
     if any(side % step or side < step for side in imgsz_hw):
         height, width = (max(step, round(side / step) * step) for side in imgsz_hw)
         raise UsageError(
             f"{name} takes sides that are multiples of {step}, got {imgsz_hw[0]},{imgsz_hw[1]}",
-            where="imgsz",
+            where=where,
             fix=f"use {height},{width} (height,width)",
         )
     return spec
