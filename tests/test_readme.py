@@ -266,13 +266,16 @@ def test_what_is_said_of_two_rounds_follows_from_the_json() -> None:
     assert abs(np.mean(own) - np.mean(others)) < standard_error(own, others)
 
 
-def test_what_is_said_of_single_losses_follows_from_the_json() -> None:
-    whole, changed = results("study_day_dusk.json"), results("study_day_dusk_changed.json")
-    every = {"runs": whole["runs"] + changed["runs"]}
+def test_what_is_said_of_single_parts_follows_from_the_json() -> None:
+    plain, changed = results("study_day_dusk.json"), results("study_day_dusk_changed.json")
+    every = {"runs": plain["runs"] + changed["runs"]}
     best = scores(every, "cdga_no_cadv", "last")
     assert sorted(best) == [0, 1, 2]
-    for arm in {run["arm"] for run in every["runs"]} - {"cdga_no_cadv", "target_supervised"}:
+    losses_out = [arm for arm in changed["arms"] if arm.startswith("cdga_no_") and arm != "cdga_no_cadv"]
+    for arm in {*plain["arms"], *losses_out} - {"target_supervised"}:
         assert all(best[seed] > score for seed, score in scores(every, arm, "last").items()), arm
+    assert min(differences(every, "cdga_k16", "baseline", "last")) > 0
+    assert interval(differences(every, "cdga_k16", "cdga", "last"))[0] > 0
     with_targets = {
         (run["arm"], run["seed"]): run["with_targets"]
         for name in ("statistics_day_dusk.json", "statistics_day_dusk_changed.json")
@@ -280,7 +283,7 @@ def test_what_is_said_of_single_losses_follows_from_the_json() -> None:
     }
     for (arm, seed), miou in with_targets.items():
         assert arm in {"cdga_no_cadv", "target_supervised"} or miou < with_targets["cdga_no_cadv", seed]
-    for arm in set(changed["arms"]) - {"cdga_no_cadv"}:
+    for arm in set(changed["arms"]) - {"cdga_no_cadv", "cdga_k16"}:
         low, high = interval(differences(every, arm, "cdga", "last"))
         assert low < 0 < high, arm
     rounds = [results(f"study_streets_camvid_two_rounds{name}.json")["runs"] for name in ("", "_changed")]
