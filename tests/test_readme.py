@@ -283,6 +283,10 @@ def test_what_is_said_of_single_parts_follows_from_the_json() -> None:
     }
     for (arm, seed), miou in with_targets.items():
         assert arm in {"cdga_no_cadv", "target_supervised"} or miou < with_targets["cdga_no_cadv", seed]
+    of_sixteen = [miou for (arm, _), miou in with_targets.items() if arm == "cdga_k16"]
+    of_baseline = [miou for (arm, _), miou in with_targets.items() if arm == "baseline"]
+    assert len(of_sixteen) == len(of_baseline) == 3
+    assert np.mean(of_sixteen) < np.mean(of_baseline)
     for arm in set(changed["arms"]) - {"cdga_no_cadv", "cdga_k16"}:
         low, high = interval(differences(every, arm, "cdga", "last"))
         assert low < 0 < high, arm
