@@ -87,6 +87,13 @@ class CdgaError(Exception):
         CdgaError.__init__(self, f"{one_line(what)}: {self.what}", where=self.where or where, fix=self.fix)
         return self
 
+    def told_with(self, advice: object) -> CdgaError:
+        """This error, class and exit code kept, with more to do about it said last."""
+        CdgaError.__init__(
+            self, self.what, where=self.where, fix=f"{self.fix}; {one_line(advice)}" if self.fix else one_line(advice)
+        )
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         # Unpickling calls no __init__, whose arguments differ from class to class and are not kept.
         return _bare, (type(self), self.args), vars(self)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cdga_sdk.errors import ResourceError
 from cdga_sdk.opencv import cv2
 
 __all__ = ["RESIZE_RULE", "Preprocess", "UInt8Array", "resize_image", "resize_label"]
@@ -37,16 +38,30 @@ class Preprocess:
 
 
 def resize_image(image_HWC: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
-    """Bilinear resize of an (H, W, C) or (H, W) uint8 image to ``size_hw``; returned as it is where the size fits."""
-    if image_HWC.shape[:2] == size_hw:
-        return image_HWC
-    height, width = size_hw
-    return np.asarray(cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    """Bilinear resize of an (H, W, C) or (H, W) uint8 image to ``size_hw``; returned as it is where the size fits.
+
+    Raises:
+        ResourceError: The memory does not suffice for an image of that size.
+    """
+    return _resized(image_HWC, size_hw, cv2.INTER_LINEAR)
 
 
 def resize_label(label_HW: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
-    """Nearest-neighbour resize (pixel centres aligned) of an (H, W) uint8 label map to ``size_hw``."""
-    if label_HW.shape == size_hw:
-        return label_HW
+    """Nearest-neighbour resize (pixel centres aligned) of an (H, W) uint8 label map to ``size_hw``.
+
+    Raises:
+        ResourceError: As `resize_image`.
+    """
+    return _resized(label_HW, size_hw, cv2.INTER_NEAREST_EXACT)
+
+
+def _resized(image: UInt8Array, size_hw: tuple[int, int], interpolation: int) -> UInt8Array:
+    if image.shape[:2] == size_hw:
+        return image
     height, width = size_hw
-    return np.asarray(cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    try:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise ResourceError(f"no memory for an image of {width}x{height}", fix="use a smaller imgsz") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from cdga_sdk.errors import ResourceError
 from cdga_sdk.opencv import cv2
-from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, resize_image, resize_label
+from cdga_sdk.preprocess import RESIZE_RULE, Preprocess, UInt8Array, resize_image, resize_label
 
 
 def test_bilinear_by_hand() -> None:
@@ -40,3 +43,9 @@ def test_defaults_are_imagenet() -> None:
     preprocess = Preprocess(imgsz_hw=(64, 128))
     assert preprocess.mean == (0.485, 0.456, 0.406)
     assert preprocess.std == (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("resize", [resize_image, resize_label])
+def test_a_size_beyond_the_memory(resize: Callable[[UInt8Array, tuple[int, int]], UInt8Array]) -> None:
+    with pytest.raises(ResourceError, match=r"no memory for an image of 700000x600000; use a smaller imgsz"):
+        resize(np.zeros((4, 4), np.uint8), (600_000, 700_000))

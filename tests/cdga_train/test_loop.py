@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from cdga_sdk.cli import run
-from cdga_sdk.errors import DegradedError, InterruptedRunError, UsageError
+from cdga_sdk.errors import DegradedError, InputError, InterruptedRunError, UsageError, counted
 from cdga_train.checkpoint import Checkpoint, load_checkpoint
 from cdga_train.config import LossWeights, OptimConfig, TrainConfig
 from cdga_train.data.spec import open_labelled, open_unlabelled
@@ -26,6 +26,7 @@ from cdga_train.loop import Progress
 from cdga_train.loop import train as train_on
 from cdga_train.run_layout import LAST, PREVIOUS
 from cdga_train.state import TrainingState
+from tests.published_layouts import make_camvid_segnet
 
 SMALL = TrainConfig(imgsz=(64, 64), num_groups=2, iters=12, flip=True, translate="fda", log_every=2, save_every=3)
 FLOOR = replace(SMALL, arm="source_only", translate="none", target=None)
@@ -261,3 +262,27 @@ def test_a_loss_that_overflows_is_seen(tmp_path: Path) -> None:
 def test_images_too_small_for_d_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 16"):
         train(replace(SMALL, align_resolution="head"), tmp_path)
+
+
+def test_an_unreadable_image_loses_no_iteration(tmp_path: Path) -> None:
+    data = make_camvid_segnet(tmp_path / "camvid", counts={"train": 12})
+    config = replace(FLOOR, source=f"camvid:{data}", iters=30, save_every=1000, candidates=0, workers=1)
+    bad = sorted((data / "train").iterdir())[7]
+    whole, mended = folder_in(tmp_path, "whole"), folder_in(tmp_path, "mended")
+    train(config, whole)
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    with pytest.raises(InputError) as stopped:
+        train(config, mended)
+    checkpoint = load_checkpoint(mended)
+    assert 0 < checkpoint.iteration < 30
+    assert str(bad) in str(stopped.value)
+    kept = f"the first {counted(checkpoint.iteration, 'iterations')} are kept"
+    assert str(stopped.value).endswith(f"; {kept}: go on with: cdga train --resume {mended}")
+    # Tried again before it is mended, it has nothing to add, and harms nothing.
+    with pytest.raises(InputError, match=bad.name) as again:
+        train(config, mended, resume_from=checkpoint)
+    assert "kept" not in str(again.value)
+    bad.write_bytes(good)
+    train(config, mended, resume_from=load_checkpoint(mended))
+    assert fingerprint(whole / LAST) == fingerprint(mended / LAST)

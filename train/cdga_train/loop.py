@@ -16,7 +16,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from cdga_sdk.errors import DegradedError, InterruptedRunError, ResourceError, UsageError
+from cdga_sdk.errors import CdgaError, DegradedError, InterruptedRunError, ResourceError, UsageError, counted
 from cdga_sdk.signals import TERMINATING, heeded
 from cdga_train.checkpoint import Checkpoint, Draws, save_checkpoint, save_keeping_previous
 from cdga_train.config import TrainConfig
@@ -75,7 +75,7 @@ def train(
     Raises:
         InterruptedRunError: Stopped by a signal; a checkpoint was written.
         DegradedError: A loss or weight became NaN or infinite; the last good checkpoint is kept.
-        InputError: Data cannot be read.
+        CdgaError: Data cannot be read; a checkpoint was written, where one process trains.
         UsageError: ``resume_from`` drew from another number of images, or made another number of forward passes.
     """
     batches = Batches(source, target, config, processes.slots(config.accumulate))
@@ -86,7 +86,8 @@ def train(
     with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
         _keep_what_was_given(state, folder, processes)
         waited_since = time.perf_counter()
-        for batch in prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers):
+        coming = prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers)
+        for batch in _keeping(state, coming, folder, processes):
             waited_s = time.perf_counter() - waited_since
             torch.manual_seed(config.seed * 1_000_003 + state.iteration)
             values = iterate(state, batch, processes)
@@ -225,13 +226,35 @@ def _state(
 
 
 def _interrupted(state: TrainingState, folder: Path, stopped_by: Sequence[int]) -> InterruptedRunError:
-    run_folder = folder if state.config.rounds == 1 else folder.parent
     return InterruptedRunError(
         f"stopped at iteration {state.iteration} of {state.config.iters}; checkpoint written",
         where=folder / LAST,
-        fix=f"go on with: cdga train --resume {shlex.quote(str(run_folder))}",
+        fix=_how_to_go_on(state, folder),
         terminated=any(number in TERMINATING for number in stopped_by),
     )
+
+
+def _how_to_go_on(state: TrainingState, folder: Path) -> str:
+    run_folder = folder if state.config.rounds == 1 else folder.parent
+    return f"go on with: cdga train --resume {shlex.quote(str(run_folder))}"
+
+
+def _keeping(
+    state: TrainingState, coming: Iterator[Sequence[Batch]], folder: Path, processes: Processes
+) -> Iterator[Sequence[Batch]]:
+    """What is coming; where it cannot be read, the iterations done are written first, to go on from once it is mended.
+
+    Not where several processes train: those whose data are well would wait for this one in vain.
+    """
+    began = state.iteration
+    try:
+        yield from coming
+    except CdgaError as error:
+        if processes.count == 1 and state.iteration > began and state.is_finite():
+            save_keeping_previous(folder, state.checkpoint())
+            kept = f"the first {counted(state.iteration, 'iterations')} are kept"
+            error.told_with(f"{kept}: {_how_to_go_on(state, folder)}")
+        raise
 
 
 def _keep_what_was_given(state: TrainingState, folder: Path, processes: Processes) -> None:
