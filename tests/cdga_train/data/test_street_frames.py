@@ -68,6 +68,18 @@ def test_all_is_every_look_of_towns_and_open_roads() -> None:
     assert min(roads.count(d) for d in DOMAINS) >= 2
 
 
+def test_a_year_is_every_look_of_towns_in_summer_and_winter_and_of_open_roads() -> None:
+    train, val = (StreetsDataset("year", split, SIZE_HW) for split in ("train", "val"))
+    assert (len(train), len(val)) == (3000, 500)
+    words = [train[i].name.split("_")[:-1] for i in range(140)]
+    places = [w[0] if len(w) == 2 else "town" for w in words]
+    assert {p: places.count(p) for p in set(places)} == {"town": 40, "winter": 60, "road": 40}
+    assert len({tuple(w) for w in words}) == 15
+    drawn = render_frame(seed=1_700_001, domain="dusk", place="winter", size_wh=(96, 64))
+    assert train[1].name == "winter_dusk_1700001"
+    assert (train[1].image_bgr[..., ::-1] == drawn.image_rgb).all()
+
+
 def test_open_roads_by_day() -> None:
     train, val = (StreetsDataset("road", split, SIZE_HW) for split in ("train", "val"))
     assert (len(train), len(val)) == (400, 100)
@@ -85,7 +97,7 @@ def test_every_world_and_split_has_an_identity_of_its_own() -> None:
     ("domain", "split", "message"),
     [
         ("dsuk", "train", "no world 'dsuk'; did you mean 'dusk'"),
-        ("zzz", "train", "no world 'zzz'; use one of day, dusk, rain, fog, camera, all, road"),
+        ("zzz", "train", "no world 'zzz'; use one of day, dusk, rain, fog, camera, all, road, year"),
         ("day", "vall", "no split 'vall'; did you mean 'val'"),
         ("day", "test", "no split 'test'; use one of train, val"),
     ],

@@ -5,6 +5,7 @@
     streets:day          the procedural world's towns: day, dusk, rain, fog, camera; splits train and val
     streets:road         its open roads by day; splits train and val
     streets:all          its towns and open roads in all five looks; splits train and val
+    streets:year         as that, and its towns in winter; splits train and val
     gta5:PATH            GTA5: images/ and labels/; split train is every frame
     synthia:PATH         SYNTHIA-RAND-CITYSCAPES: RGB/ and GT/LABELS/; split train is every frame
     cityscapes:PATH      Cityscapes: leftImg8bit/ and gtFine/; splits train, val, test

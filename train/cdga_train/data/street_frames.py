@@ -30,6 +30,11 @@ _LOOKS: Final = (
 _ALL: Final[tuple[_Scene, ...]] = tuple(
     ("road" if index % 3 == 2 else "town", _LOOKS[index % len(_LOOKS)]) for index in range(3 * len(_LOOKS))
 )
+# Of 7 places, and 7 and 20 share no factor either.
+_YEAR: Final[tuple[_Scene, ...]] = tuple(
+    (("town", "winter", "road", "winter", "town", "winter", "road")[index % 7], _LOOKS[index % len(_LOOKS)])
+    for index in range(7 * len(_LOOKS))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ _WORLDS: Final[dict[str, _World]] = {
     **{domain: _World(scenes=(("town", domain),), num_frames=_FEW) for domain in DOMAINS},
     "all": _World(scenes=_ALL, num_frames={"train": 2000, "val": 500}),
     "road": _World(scenes=(("road", "day"),), num_frames=_FEW),
+    "year": _World(scenes=_YEAR, num_frames={"train": 3000, "val": 500}),
 }
 STREETS: Final = tuple(_WORLDS)
 
@@ -54,9 +60,10 @@ class StreetsDataset:
     """Frames of the procedural world, drawn at the network's size.
 
     Args:
-        world: One of `STREETS`: a domain of `cdga_train.data.streets` in towns, ``road`` (open roads by day) or ``all``
-            (five domains, two towns for each open road).
-        split: ``train`` (400 frames, ``all`` 2000) or ``val`` (100 or 500 other places).
+        world: One of `STREETS`: a domain of `cdga_train.data.streets` in towns, ``road`` (open roads by day), ``all``
+            (five domains, two towns for each open road) or ``year`` (five domains; of 7 places 2 are towns in summer, 3
+            towns in winter, 2 open roads).
+        split: ``train`` (400 frames, ``all`` 2000, ``year`` 3000) or ``val`` (100, or 500, other places).
         size_hw: Height and width drawn.
         with_labels: Whether samples carry their labels.
 

@@ -2,7 +2,8 @@
 
 A town or an open road is laid out along a route from a seed, in metres. A pinhole camera drives through it, every
 shape is drawn once into a buffer of shape numbers, and label, depth, texture and light follow from that buffer, so
-image and label agree in every pixel. Five domains show the same places as sunny or grey `day`, `dusk`, `rain`, `fog`,
+image and label agree in every pixel. Only a crown without leaves is labelled as a whole, as people label it, while
+what is behind shows between its twigs. Five domains show the same places as sunny or grey `day`, `dusk`, `rain`, `fog`,
 and through another `camera`; a domain changes colours and never a label.
 """
 
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cdga_sdk.errors import UsageError
+from cdga_train.data.streets.camera import Camera
 from cdga_train.data.streets.courses import PLACES, Place
-from cdga_train.data.streets.domains import DOMAINS, finish, look_of
-from cdga_train.data.streets.painter import paint_geometry, shade
+from cdga_train.data.streets.domains import DOMAINS, Look, finish, look_of
+from cdga_train.data.streets.painter import Geometry, coverage, paint_geometry, shade
 from cdga_train.data.streets.scene import Drive, scene_at, shadow_of
+from cdga_train.data.streets.textures import TILE
 
 __all__ = ["DOMAINS", "PLACES", "Place", "StreetFrame", "render_clip", "render_frame"]
 
@@ -51,7 +54,7 @@ def render_frame(
         seed: 0 or more.
         domain: One of `DOMAINS`.
         size_wh: Width and height in pixels, 16 to 4096 each; drawn at this size, not resized.
-        place: One of `PLACES`: a town, or an open road (motorway or country road).
+        place: One of `PLACES`: a town, a town in winter, or an open road (motorway or country road).
 
     Raises:
         UsageError: Unknown domain or place, negative seed or a size out of range.
@@ -100,10 +103,25 @@ def _frames(
         scene = scene_at(drive, float(number / fps))
         shadow = shadow_of(scene, look.lighting.sun_direction, look.shadow)
         geometry = paint_geometry(scene.shapes, shadow, scene.camera)
-        image, glow = shade(geometry, look.lighting)
-        chance = np.random.default_rng([seed, 40, DOMAINS.index(domain), number])
-        picture = finish(image, glow, geometry, scene.camera, look, chance)
+        chance = [seed, 40, DOMAINS.index(domain), number]
+        picture = _picture(geometry, scene.camera, look, chance)
+        twigs = scene.shapes.tile == TILE["twigs"]
+        if twigs.any():
+            behind = paint_geometry(scene.shapes.take(~twigs), shadow, scene.camera)
+            picture = _mixed(picture, _picture(behind, scene.camera, look, chance), coverage(geometry))
         yield StreetFrame(image_rgb=picture, label=geometry.label)
+
+
+def _picture(geometry: Geometry, camera: Camera, look: Look, chance: Sequence[int]) -> npt.NDArray[np.uint8]:
+    image, glow = shade(geometry, look.lighting)
+    return finish(image, glow, geometry, camera, look, np.random.default_rng(chance))
+
+
+def _mixed(
+    front_HW3: npt.NDArray[np.uint8], behind_HW3: npt.NDArray[np.uint8], cover_HW: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    behind = behind_HW3.astype(np.float32)
+    return np.rint(behind + (front_HW3 - behind) * cover_HW[..., None]).astype(np.uint8)
 
 
 def _check_word(what: str, word: str, known: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from cdga_train.data.streets.shapes import (
     Shapes,
 )
 from cdga_train.data.streets.textures import TILE
-from cdga_train.data.streets.town import BLOCK_M, Gap, Route, Side, Street, gap_of_block
+from cdga_train.data.streets.town import BLOCK_M, Gap, Route, Season, Side, Street, gap_of_block
 
 __all__ = ["block_from_seed", "skyline"]
 
@@ -57,7 +57,11 @@ _WALLS: Final[tuple[Rgb, ...]] = (
     (0.74, 0.55, 0.48),
 )
 _ROOFS: Final[tuple[Rgb, ...]] = ((0.45, 0.2, 0.15), (0.5, 0.27, 0.19), (0.26, 0.26, 0.28), (0.35, 0.3, 0.27))
+_LEAFY: Final = frozenset(f"tree{k}" for k in range(6))
 _WALL_TILES: Final = {"windows0": "plaster", "windows1": "brick", "windows2": "concrete"}
+
+
+_BROWN: Final[Rgb] = (0.36, 0.31, 0.27)  # woods in winter
 
 
 class _Builder(BlockBuilder):
@@ -70,6 +74,8 @@ class _Builder(BlockBuilder):
 
     def plant(self, name: str, s: float, d: float, scale: float, rgb: Rgb, *, line: float | None = None) -> None:
         """A tree or bush; with ``line``, it stands behind a wall there and is ordered before it."""
+        if self.street.season == "winter" and name in _LEAFY:
+            name = name.replace("tree", "winter")
         self.plants.append((name, s, d, np.nan if line is None else line, scale, rgb))
 
 
@@ -431,7 +437,7 @@ def _yard(b: _Builder, side: Side, start: float, end: float) -> None:
         )
 
 
-def skyline(seed: int, route: Route, s: float) -> Shapes:
+def skyline(seed: int, route: Route, s: float, season: Season = "summer") -> Shapes:
     """Far houses and woods across the view at ``s``, so that the street does not end in nothing."""
     rng = np.random.default_rng([seed, 5])
     parts = ShapeList(BUILDING)
@@ -455,6 +461,8 @@ def skyline(seed: int, route: Route, s: float) -> Shapes:
         wood = rng.uniform() < 0.45
         height = float(rng.uniform(6, 12)) if wood else float(rng.uniform(8, 20))
         rgb = leaf_rgb(rng) if wood else _pick(rng, _WALLS)
+        if wood and season == "winter":
+            rgb = _BROWN
         corners = [at(d, 30, 0), at(d + width, 30, 0), at(d + width, 30, height)]
         if wood:
             corners += [at(d + width * f, 30, height * g) for f, g in ((0.8, 1.12), (0.55, 0.97), (0.3, 1.1))]

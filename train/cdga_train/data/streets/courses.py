@@ -18,11 +18,11 @@ from cdga_train.data.streets.highway_streams import highway_streams
 from cdga_train.data.streets.models import Objects, objects_of
 from cdga_train.data.streets.shapes import Floats, Shapes
 from cdga_train.data.streets.streams import Stream, streams_of
-from cdga_train.data.streets.town import BLOCK_M, VIEW_M, Gap, Route, Street, route_from_seed, street_from_seed
+from cdga_train.data.streets.town import BLOCK_M, VIEW_M, Gap, Route, Season, Street, route_from_seed, street_from_seed
 
-__all__ = ["PLACES", "Course", "Place", "road_course", "town_course"]
+__all__ = ["PLACES", "Course", "Place", "course_of"]
 
-Place = Literal["town", "road"]
+Place = Literal["town", "road", "winter"]
 PLACES: Final[tuple[Place, ...]] = get_args(Place)
 _FASTEST_IN_TOWN_MPS: Final = 12.0
 
@@ -62,9 +62,19 @@ class Course:
     at_gaps: Callable[[Sequence[Gap], float], list[Objects]]
 
 
-def town_course(seed: int, length_s: float) -> Course:
-    """The town ``seed``, laid out for a drive of ``length_s`` seconds."""
-    street = street_from_seed(seed)
+def course_of(place: Place, seed: int, length_s: float) -> Course:
+    """The place ``seed`` of its kind, laid out for a drive of ``length_s`` seconds."""
+    match place:
+        case "town":
+            return _town(seed, length_s, "summer")
+        case "winter":
+            return _town(seed, length_s, "winter")
+        case "road":
+            return _open_road(seed, length_s)
+
+
+def _town(seed: int, length_s: float, season: Season) -> Course:
+    street = street_from_seed(seed, season)
     rng = np.random.default_rng([seed, 8])
     start_s, speed_mps = float(rng.uniform(0, BLOCK_M)), float(rng.uniform(5, 12))
     route = route_from_seed(seed, start_s + _FASTEST_IN_TOWN_MPS * length_s)
@@ -84,13 +94,12 @@ def town_course(seed: int, length_s: float) -> Course:
         view_m=VIEW_M,
         streams=streams_of(street, seed, lane=lane, driver_mps=speed_mps, driver_s=start_s),
         block_of=lambda number: block_from_seed(seed, number, street, route),
-        backdrop=lambda s, _: skyline(seed, route, s + VIEW_M - 25),
+        backdrop=lambda s, _: skyline(seed, route, s + VIEW_M - 25, season),
         at_gaps=partial(_at_gaps, seed, street),
     )
 
 
-def road_course(seed: int, length_s: float) -> Course:
-    """The open road ``seed``, laid out for a drive of ``length_s`` seconds."""
+def _open_road(seed: int, length_s: float) -> Course:
     highway = highway_from_seed(seed)
     rng = np.random.default_rng([seed, 67])
     start_s = float(rng.uniform(0, 2 * ROAD_BLOCK_M))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cdga_sdk.opencv import cv2
 from cdga_train.data.streets.camera import Camera
+from cdga_train.data.streets.courses import Place
 from cdga_train.data.streets.painter import Geometry, Lighting
 from cdga_train.data.streets.shapes import Floats
 from cdga_train.data.streets.textures import cloud_noise
@@ -63,10 +64,35 @@ def _sun(rng: np.random.Generator, low: float, high: float) -> tuple[float, floa
     return flat * float(np.sin(azimuth)), flat * float(np.cos(azimuth)), float(np.sin(height))
 
 
-def look_of(domain: str, seed: int, place: str = "town") -> Look:
+def look_of(domain: str, seed: int, place: Place = "town") -> Look:
     """The look of ``domain`` in the place of ``seed``; ``day`` and ``camera`` share sun and sky."""
     look = _town_look(domain, seed)
-    return look if place == "town" else _in_the_open(look, np.random.default_rng([seed, 68]))
+    match place:
+        case "town":
+            return look
+        case "winter":
+            return _in_winter(look, np.random.default_rng([seed, 81]))
+        case "road":
+            return _in_the_open(look, np.random.default_rng([seed, 68]))
+
+
+def _in_winter(look: Look, rng: np.random.Generator) -> Look:
+    """A low sun and, by day, skies that are white or of a pale blue as often as not."""
+    sun, kind, level = _sun(rng, 8, 30), float(rng.uniform()), float(rng.uniform())
+    look = replace(look, lighting=replace(look.lighting, sun_direction=sun))
+    if look.domain not in {"day", "camera"}:
+        return look
+    if kind < 0.45:
+        white = 0.88 + 0.16 * level
+        dull = replace(look.lighting, sun_rgb=_scaled(look.lighting.sun_rgb, 0.3))
+        return replace(
+            look, lighting=dull, shadow=look.shadow * 0.3, sky_top=(white,) * 3, sky_low=(white,) * 3, cloud=0.2 * level
+        )
+    if kind < 0.8:
+        top = (0.45 + 0.3 * level, 0.6 + 0.22 * level, 0.78 + 0.14 * level)
+        low = (0.84 + 0.1 * level, 0.88 + 0.08 * level, 0.92 + 0.06 * level)
+        return replace(look, sky_top=top, sky_low=low, cloud=0.4 * level)
+    return look
 
 
 def _in_the_open(look: Look, rng: np.random.Generator) -> Look:

@@ -152,6 +152,7 @@ MODEL_NAMES: Final = (
     *(f"board{k}" for k in range(4)),
     *(f"grove{k}" for k in range(4)),
     *(f"bare{k}" for k in range(3)),
+    *(f"winter{k}" for k in range(6)),
 )
 
 
@@ -733,11 +734,35 @@ def _grove(variant: int) -> Model:
     return Model(shapes=parts.build(), footprint_wl=(11.0, 6.0), height=9.0, lifted=1.0)
 
 
+_BARK: Final[Rgb] = (0.34, 0.29, 0.25)
+
+
 def _bare_tree(variant: int) -> Model:
-    """A broad tree in winter: a trunk that forks three times."""
-    rng = np.random.default_rng([25, variant])
+    """A broad tree in winter, seen from far: a trunk that forks three times, and no twigs."""
     parts = ShapeList(VEGETATION)
-    bark: Rgb = (0.34, 0.29, 0.25)
+    _grow(parts, np.random.default_rng([25, variant]))
+    return Model(shapes=parts.build(), footprint_wl=(4.0, 4.0), height=7.5, lifted=2.5)
+
+
+def _winter_tree(variant: int) -> Model:
+    """A broad tree in winter with its twigs, which the light comes through; its label is the whole of its crown."""
+    rng = np.random.default_rng([26, variant])
+    parts = ShapeList(VEGETATION)
+    tips = _grow(parts, rng)
+    tone = float(rng.uniform(0.7, 1.1))
+    for x, y, z in sorted(tips, key=lambda tip: tip[2]):
+        size = float(rng.uniform(0.9, 1.5))
+        shade: Rgb = (_BARK[0] * tone, _BARK[1] * tone, _BARK[2] * tone)
+        outline = int(rng.integers(1, 16))
+        for lower, share in ((1.1, 0.8), (0.0, 1.0)):
+            centre = (x * (1 - 0.25 * lower), y * (1 - 0.25 * lower), z + 0.2 - lower)
+            parts.blob(centre, (size * share, size), shade, tile=TILE["twigs"], outline=outline)
+    return Model(shapes=parts.build(), footprint_wl=(4.0, 4.0), height=8.0, lifted=2.5)
+
+
+def _grow(parts: ShapeList, rng: np.random.Generator) -> list[Point]:
+    """A trunk and its branches; where they end."""
+    bark = _BARK
     fork = float(rng.uniform(1.8, 2.6))
     parts.bone((0, 0, 0), (0, 0, fork), (0.2, 0.15), bark, tile=TILE["round"])
     tips: list[tuple[Point, float, float]] = [((0.0, 0.0, fork), 0.0, 0.0)]
@@ -759,7 +784,7 @@ def _bare_tree(variant: int) -> Model:
         for side in (-0.9, 0.2, 1.1):
             end = (x + 0.6 * float(np.cos(turn + side)), y + 0.6 * float(np.sin(turn + side)), z + 0.7)
             parts.bone((x, y, z), end, (0.03, 0.015), (0.4, 0.34, 0.3))
-    return Model(shapes=parts.build(), footprint_wl=(4.0, 4.0), height=7.5, lifted=2.5)
+    return [tip for tip, _, _ in tips]
 
 
 _PLAIN: Final[dict[str, Callable[[str], Model]]] = {
@@ -790,6 +815,7 @@ _NUMBERED: Final[dict[str, Callable[[int], Model]]] = {
     "board": _board,
     "grove": _grove,
     "bare": _bare_tree,
+    "winter": _winter_tree,
 }
 
 

@@ -20,7 +20,7 @@ from cdga_train.data.streets.camera import NEAR_M, Camera, clip_to_near
 from cdga_train.data.streets.shapes import BLOB, BONE, FACE, LAYER_SOLID, Floats, Ints, Shapes, blob_outlines
 from cdga_train.data.streets.textures import NUM_LEVELS, TILE_PX, atlas
 
-__all__ = ["SKY_DEPTH_M", "Geometry", "Lighting", "Shadow", "paint_geometry", "shade"]
+__all__ = ["SKY_DEPTH_M", "Geometry", "Lighting", "Shadow", "coverage", "paint_geometry", "shade"]
 
 SKY_DEPTH_M: Final = 2000.0
 _SUBPIXEL_BITS: Final = 4
@@ -280,6 +280,11 @@ def shade(geometry: Geometry, lighting: Lighting) -> tuple[Floats, Floats]:
         np.multiply(np.take(base_3N[channel], geometry.number), modulation, out=image[channel])
         image[channel] += texel[..., channel] * light
     return image, _glow(geometry, lighting)
+
+
+def coverage(geometry: Geometry) -> Floats:
+    """(H, W) float32, 0 to 1: how much of a pixel its shape covers; below 1 the light comes through twigs."""
+    return np.take(atlas().cover, geometry.texel).astype(np.float32) * np.float32(1 / 255)
 
 
 def _with_sky(table_N3: Floats) -> Floats:

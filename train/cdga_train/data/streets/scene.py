@@ -8,7 +8,7 @@ import numpy as np
 
 from cdga_train.data.streets.builder import Block
 from cdga_train.data.streets.camera import Camera
-from cdga_train.data.streets.courses import Course, Place, road_course, town_course
+from cdga_train.data.streets.courses import Course, Place, course_of
 from cdga_train.data.streets.models import Objects, gather, library, shapes_of
 from cdga_train.data.streets.painter import Shadow
 from cdga_train.data.streets.shapes import Floats, Shapes, concatenate
@@ -55,7 +55,7 @@ class Drive:
 
     def __init__(self, seed: int, length_s: float, size_wh: tuple[int, int], place: Place = "town") -> None:
         self.size_wh = size_wh
-        self.course: Course = town_course(seed, length_s) if place == "town" else road_course(seed, length_s)
+        self.course: Course = course_of(place, seed, length_s)
         self._blocks: dict[int, Block] = {}
 
     def s_at(self, time_s: float) -> float:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cdga_train.data.streets.models import Objects, library, objects_of
 from cdga_train.data.streets.shapes import Floats
-from cdga_train.data.streets.town import Gap, Side, Street, blocked
+from cdga_train.data.streets.town import Gap, Season, Side, Street, blocked
 
 __all__ = ["Stream", "objects_in_view", "streams_of"]
 
@@ -176,6 +176,11 @@ def _trees(draws: _Draws, time_s: float) -> list[str]:
     return [f"tree{int(k * 4)}" for k in draws[:, 3] ** 2]
 
 
+def _winter_trees(draws: _Draws, time_s: float) -> list[str]:
+    del time_s
+    return [f"winter{int(k * 6)}" for k in draws[:, 3]]
+
+
 def _signs(draws: _Draws, time_s: float) -> list[str]:
     del time_s
     return [f"sign{int(k * 8)}" for k in draws[:, 3]]
@@ -213,6 +218,7 @@ _NAMES: Final[dict[str, Callable[[_Draws, float], list[str]]]] = {
     "standing": _standing,
     "riders": _riders,
     "trees": _trees,
+    "winter_trees": _winter_trees,
     "signs": _signs,
     "cycles": _parked_cycles,
     "lamp0": _always("lamp0"),
@@ -223,6 +229,9 @@ _NAMES: Final[dict[str, Callable[[_Draws, float], list[str]]]] = {
     "boards": _boards,
     "delineators": _always("delineator"),
 }
+
+
+_TREES_IN: Final[dict[Season, str]] = {"summer": "trees", "winter": "winter_trees"}
 
 
 def _unscaled(draws: _Draws) -> _Draws:
@@ -242,6 +251,7 @@ _SCALES: Final[dict[str, Callable[[_Draws], _Draws]]] = {
     "walkers": _body_height,
     "standing": _body_height,
     "trees": _tree_height,
+    "winter_trees": _tree_height,
 }
 
 
@@ -300,7 +310,7 @@ def streams_of(street: Street, seed: int, *, lane: float, driver_mps: float, dri
         result += _walking(street, side, rng, key + 30)
         result += _driving(street, side, rng, key + 60, lane, driver_mps, driver_s)
     if street.median > 0.9 and rng.uniform() < 0.7:
-        result.append(Stream(key=300, d=0.0, spacing=11.0, share=0.8, kind="trees", keep_clear=5))
+        result.append(Stream(key=300, d=0.0, spacing=11.0, share=0.8, kind=_TREES_IN[street.season], keep_clear=5))
     return result
 
 
@@ -341,7 +351,7 @@ def _furniture(street: Street, side: Side, rng: np.random.Generator, key: int) -
                 d=tree_d,
                 spacing=float(rng.uniform(8, 13)),
                 share=min(1.0, street.trees),
-                kind="trees",
+                kind=_TREES_IN[street.season],
                 keep_clear=3,
                 start=3.0,
             )

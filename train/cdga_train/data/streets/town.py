@@ -8,13 +8,15 @@ Route coordinates: s metres along the route, d metres to the right of its centre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cdga_train.data.streets.shapes import Floats, Point
+
+Season = Literal["summer", "winter"]
 
 __all__ = [
     "BLOCK_M",
@@ -132,6 +134,7 @@ class Street:
         tram: Trams instead of buses in the middle lanes.
         paving, asphalt: Texture names.
         road_tone, walk_rgb: Colours.
+        season: In winter only conifers have leaves.
     """
 
     sides: tuple[Side, Side]
@@ -148,6 +151,7 @@ class Street:
     asphalt: str
     road_tone: float
     walk_rgb: tuple[float, float, float]
+    season: Season = "summer"
 
 
 def _side(rng: np.random.Generator, sign: int, lane_m: float, num_lanes: int, inner: float, zone: str) -> Side:
@@ -162,8 +166,24 @@ def _side(rng: np.random.Generator, sign: int, lane_m: float, num_lanes: int, in
     return Side(sign=sign, kerb=kerb, lanes=lanes, parking=parking, verge=verge, walk=walk)
 
 
-def street_from_seed(seed: int) -> Street:
-    """The cross section and the densities of the town ``seed``."""
+def street_from_seed(seed: int, season: Season = "summer") -> Street:
+    """The cross section and the densities of the town ``seed``; winter's towns are others than summer's in their
+    pavements too, which are often of the road's own asphalt.
+    """
+    street = _street_from_seed(seed)
+    if season == "summer":
+        return street
+    rng = np.random.default_rng([seed, 80])
+    grey, warm = float(rng.uniform(0.3, 0.6)), float(rng.uniform(-0.03, 0.04))
+    return replace(
+        street,
+        paving=str(rng.choice(["asphalt", "cracked", "slabs", "concrete"], p=[0.3, 0.2, 0.3, 0.2])),
+        walk_rgb=(grey + warm, grey + warm * 0.4, grey - warm * 0.6),
+        season=season,
+    )
+
+
+def _street_from_seed(seed: int) -> Street:
     rng = np.random.default_rng([seed, 2])
     zone = str(rng.choice(["city", "suburb", "avenue"], p=[0.5, 0.28, 0.22]))
     lane_m = float(rng.uniform(3.0, 3.5))
