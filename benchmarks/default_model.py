@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "streets_val_19": {f"{width}x{height}": miou for (height, width), miou in by_size.items()},
         "imgsz_hw": best_hw,
         "camvid_day_train_common11": {
-            bundle.stem: round(camvid_scores(bundle, options.camvid, "day_train").miou, 2)
+            bundle.stem: _record(camvid_scores(bundle, options.camvid, "day_train"))
             for bundle in (options.output, *options.compare)
         },
         "camvid_val_common11": _record(camvid_scores(options.output, options.camvid, "val")),
