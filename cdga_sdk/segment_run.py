@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Final
 
 import typer
@@ -47,22 +47,17 @@ __all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segm
 
 RUNS: Final = Path("runs/segment")
 """Where runs go that are told no place."""
-_OF_LIVE: Final = MappingProxyType({"live": "--live", "reconnect_s": "--reconnect"})
-_FLAGS: Final = MappingProxyType(
-    {
-        "smooth": "--smooth",
-        "start_s": "--start",
-        "end_s": "--end",
-        "vid_stride": "--vid-stride",
-        "max_frames": "--max-frames",
-        **_OF_LIVE,
-    }
-)
+_OF_LIVE: Final = ("live", "reconnect")
+_OF_VIDEO: Final = ("smooth", "start", "end", "vid_stride", "max_frames", *_OF_LIVE)
+_OF_OVERLAY: Final = ("alpha", "quality")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
-    """What the command line asked for; see ``cdga segment --help``. The default model is told of, by its name."""
+    """What the command line asked for; see ``cdga segment --help``. The default model is told of, by its name.
+
+    ``given`` are the parameters that stand there, and are not left at their default.
+    """
 
     sources: tuple[str, ...]
     output: Path | None
@@ -74,6 +69,7 @@ class SegmentRequest:
     as_json: bool = False
     quiet: bool = False
     model: str = ""
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +95,7 @@ def plan_work(request: SegmentRequest) -> list[Work]:
         check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
-    _refuse_options(request.options, works)
+    _refuse_options(request, works)
     if request.output is not None:
         if len(works) > 1:
             raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
@@ -109,15 +105,19 @@ def plan_work(request: SegmentRequest) -> list[Work]:
     return works
 
 
-def _refuse_options(options: VideoOptions, works: Sequence[Work]) -> None:
+def _refuse_options(request: SegmentRequest, works: Sequence[Work]) -> None:
     """What would have no effect is refused."""
-    default = VideoOptions()
-    given = [name for name in _FLAGS if getattr(options, name) != getattr(default, name)]
-    if given and any(work.images for work in works):
-        raise UsageError(f"{_FLAGS[given[0]]} is of a video, and these are images", fix="leave it out")
-    for name in given:
-        if name in _OF_LIVE and not any(work.live for work in works):
-            raise UsageError(f"{_FLAGS[name]} is of a live source, and this is none", fix="leave it out")
+    images = [work for work in works if work.images]
+    without_effect = (
+        (_OF_VIDEO, bool(images), "is of a video, and these are images"),
+        (("quality",), len(images) == len(works), "is of a video, and these are images"),
+        (_OF_LIVE, not any(work.live for work in works), "is of a live source, and this is none"),
+        (_OF_OVERLAY, "video" not in request.save, "is of the overlay, which --save leaves out"),
+    )
+    for names, is_without, reason in without_effect:
+        for name in names:
+            if is_without and name in request.given:
+                raise UsageError(f"--{name.replace('_', '-')} {reason}", fix="leave it out")
 
 
 def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:

@@ -258,19 +258,31 @@ def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "reason"),
+    ("source", "given", "reason"),
     [
-        ("media/a.png", {"start_s": 1.0}, "--start is of a video, and these are images"),
-        ("media", {"vid_stride": 2}, "--vid-stride is of a video"),
-        ("media/*.png", {"max_frames": 2}, "--max-frames is of a video"),
-        ("media/a.png", {"live": "every-frame"}, "--live is of a video"),
-        ("media/b.mp4", {"live": "every-frame"}, "--live is of a live source, and this is none"),
-        ("media/b.mp4", {"reconnect_s": 1.0}, "--reconnect is of a live source"),
+        ("media/a.png", "start", "--start is of a video, and these are images"),
+        ("media", "vid_stride", "--vid-stride is of a video"),
+        ("media/*.png", "max_frames", "--max-frames is of a video"),
+        ("media/a.png", "live", "--live is of a video"),
+        ("media/a.png", "quality", "--quality is of a video"),
+        ("media/b.mp4", "live", "--live is of a live source, and this is none"),
+        ("media/b.mp4", "reconnect", "--reconnect is of a live source"),
     ],
 )
-def test_options_without_an_effect(place: Path, source: str, options: dict[str, Any], reason: str) -> None:
+def test_options_without_an_effect(place: Path, source: str, given: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        plan_work(request(source, options=VideoOptions(**options)))
+        plan_work(request(source, given=frozenset({given})))
+
+
+@pytest.mark.parametrize("given", ["alpha", "quality"])
+def test_options_of_an_overlay_that_is_not_saved(place: Path, given: str) -> None:
+    changes: dict[str, Any] = {"given": frozenset({given}), "save": ("masks", "json")}
+    with pytest.raises(UsageError, match=f"--{given} is of the overlay, which --save leaves out; leave it out"):
+        plan_work(request("media/b.mp4", **changes))
+
+
+def test_options_with_an_effect(place: Path) -> None:
+    assert len(plan_work(request("media", given=frozenset({"quality", "alpha", "name"})))) == 3
 
 
 def test_names_are_the_same_again_for_several_sources(segmenter: Segmenter, place: Path) -> None:
