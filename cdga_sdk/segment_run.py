@@ -40,6 +40,7 @@ from cdga_sdk.video.run_folder import (
     raise_if_degraded,
     refuse_earlier,
     refuse_labels_of_images,
+    refuse_own_images,
 )
 from cdga_sdk.video.source import VideoSource
 
@@ -129,6 +130,7 @@ def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
     folder, video = output_places(output, request.save)
     if work.video is not None and "video" in request.save:
         refuse_own_input(work.video, video or folder / "overlay.mp4")
+    refuse_own_images(work.images, folder, request.save)
     if not request.exist_ok:
         fix = "choose another -o, or pass --exist-ok"
         refuse_earlier(None if _is_alone(request, video) else folder, video, request.save, fix=fix)

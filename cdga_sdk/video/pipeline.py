@@ -35,6 +35,7 @@ from cdga_sdk.video.run_folder import (
     check_save,
     is_overlay_alone,
     refuse_labels_of_images,
+    refuse_own_images,
 )
 from cdga_sdk.video.sink import VideoSink, check_encoding
 from cdga_sdk.video.source import Frame, VideoSource, check_range
@@ -317,11 +318,12 @@ def segment_images(
     An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
 
     Raises:
-        UsageError: ``save`` holds "labels" or an unknown word, or is empty.
+        UsageError: ``save`` holds "labels" or an unknown word, or is empty; or an image lies where it would be written.
         InputError: Not one image could be read.
     """
     save = check_save(save)
     refuse_labels_of_images(save)
+    refuse_own_images(images, folder, save)
     first_error: InputError | None = None
     plan = RunPlan(
         folder=folder,

@@ -56,6 +56,7 @@ __all__ = [
     "raise_if_degraded",
     "refuse_earlier",
     "refuse_labels_of_images",
+    "refuse_own_images",
 ]
 
 SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
@@ -288,6 +289,19 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
     """
     if "labels" in save:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
+
+
+def refuse_own_images(images: Sequence[Path], folder: Path, save: Sequence[SaveWhat]) -> None:
+    """Keep a run's pictures away from its images: one of the same name would be written over.
+
+    Raises:
+        UsageError: An image lies where the run would write.
+    """
+    places = {"video": "overlay", "masks": "masks", "conf": "conf"}
+    for written in (folder / places[word] for word in save if word in places):
+        for parent in {image.parent for image in images}:
+            if written.exists() and parent.exists() and written.samefile(parent):
+                raise UsageError("would write among its own images", where=parent, fix="choose another output")
 
 
 def _earlier_outputs(folder: Path, save: Sequence[SaveWhat]) -> list[str]:

@@ -217,6 +217,18 @@ def test_the_source_is_no_output(place: Path, output: str) -> None:
     plan_work(request(source, output=Path("out"), exist_ok=True, save=("masks",)))
 
 
+@pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out"}])
+def test_images_are_not_written_over(segmenter: Segmenter, place: Path, place_of: dict[str, Any]) -> None:
+    Path("out").mkdir()
+    shutil.copytree("media", "out/masks")
+    before = Path("out/masks/a.png").read_bytes()
+    with pytest.raises(UsageError, match="out/masks: would write among its own images"):
+        run_segment(segmenter, request("out/masks/*.png", save=("masks",), exist_ok=True, **place_of))
+    assert Path("out/masks/a.png").read_bytes() == before
+    assert everything(place / "out") == sorted(f"masks/{p.name}" for p in Path("media").iterdir())
+    run_segment(segmenter, request("out/masks/a.png", save=("conf",), exist_ok=True, quiet=True, **place_of))
+
+
 @pytest.mark.parametrize("was_there", [True, False])
 @pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out", "exist_ok": True}])
 def test_an_empty_folder_is_left_where_it_was(
