@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -281,7 +282,7 @@ def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOp
     return VideoSink(
         path,
         size_wh=frames.size_wh,
-        rate=frames.average_rate / options.vid_stride,
+        rate=_nominal_rate(frames, options),
         time_base=frames.time_base,
         crf=options.crf,
         preset=options.preset,
@@ -298,8 +299,13 @@ def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOpti
             where=_place(frames),
             fix="save masks instead",
         )
+    return LabelSink(path, size_wh=(width, height), rate=_nominal_rate(frames, options), time_base=frames.time_base)
+
+
+def _nominal_rate(frames: VideoSource | LiveSource, options: VideoOptions) -> Fraction:
+    """Frames per second, for players; no further from 1 and no finer than an encoder's integers hold."""
     rate = frames.average_rate / options.vid_stride
-    return LabelSink(path, size_wh=(width, height), rate=rate, time_base=frames.time_base)
+    return min(max(rate, Fraction(1, 10_000)), Fraction(100_000)).limit_denominator(10_000)
 
 
 def segment_images(

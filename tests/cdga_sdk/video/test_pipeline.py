@@ -148,6 +148,14 @@ def test_overlay_starts_at_zero_and_says_when_that_was(segmenter: Segmenter, cli
     assert run(segmenter, path, tmp_path / "b", save=("json",)).overlay_start_s is None
 
 
+def test_a_rate_of_long_numbers_and_a_large_stride(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    times = [0, 3003, 6007, 9001, 27_000_301]  # on average 450000 / 27000361 frames a second
+    source = clip("odd.mp4", time_base=Fraction(1, 90_000), pts=times)
+    run(segmenter, source, tmp_path / "run", save=("video", "labels"), options=VideoOptions(vid_stride=100))
+    assert names(tmp_path / "run") == ["labels.nut", "overlay.mp4"]
+    assert probe(tmp_path / "run/overlay.mp4").num_frames == 1
+
+
 @pytest.mark.parametrize(("rotation", "ratio"), [(None, Fraction(4, 3)), (90, Fraction(3, 4))])
 def test_overlay_has_the_pixels_shape(
     segmenter: Segmenter, clip: Clip, tmp_path: Path, rotation: float | None, ratio: Fraction
