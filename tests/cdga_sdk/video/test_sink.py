@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -223,6 +225,20 @@ def test_older_file_is_replaced_on_success_only(tmp_path: Path) -> None:
         sink.write(picture(0), 0)
         assert final.read_bytes() == b"the older file"
     assert probe(final).num_frames == 1
+
+
+def test_a_file_system_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and FUSE file systems among them: the file has its name by then."""
+    flush = os.fsync
+
+    def flush_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush_files)
+    assert write(tmp_path / "out.mp4", [0, 1]).path == tmp_path / "out.mp4"
+    assert names(tmp_path) == ["out.mp4"]
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
