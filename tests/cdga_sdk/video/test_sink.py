@@ -94,6 +94,22 @@ def test_variable_rate_is_exact(tmp_path: Path) -> None:
     assert probe(path).num_frames == len(pts)
 
 
+@pytest.mark.parametrize(
+    ("time_base", "pts", "times_s"),
+    [
+        (Fraction(1, 10**9), [5, 40_000_005, 3_000_000_005, 3_000_000_006], [0, 0.04, 3, 3.000_000_1]),
+        (Fraction(1, 10**7), [0, 2**31 - 2, 2**32 - 4], [0, 214.7483646, 429.4967292]),
+        (Fraction(1, 90_000), [0, 3 * 10**9, 3 * 10**9 + 3000], [0, (2**31 - 2) / 90_000, 3 * 10**9 / 90_000 + 1 / 30]),
+    ],
+)
+def test_steps_that_are_long_in_ticks(
+    tmp_path: Path, time_base: Fraction, pts: list[int], times_s: list[float]
+) -> None:
+    path = tmp_path / "out.mp4"
+    write(path, pts, time_base=time_base)
+    assert [float(time) for time in decoded(path)[0]] == pytest.approx(times_s, abs=1e-9)
+
+
 @pytest.mark.parametrize("first", [-40, 0, 20_000, 40_000_000])
 def test_clock_starts_at_zero(tmp_path: Path, first: int) -> None:
     """An MP4 that starts later is as much longer, and empty until then."""
