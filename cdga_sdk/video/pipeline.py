@@ -37,8 +37,9 @@ from cdga_sdk.video.run_folder import (
     is_overlay_alone,
     refuse_labels_of_images,
     refuse_own_images,
+    refuse_too_large_for_jpeg,
 )
-from cdga_sdk.video.sink import VideoSink, check_encoding
+from cdga_sdk.video.sink import MAX_SIDE, VideoSink, check_encoding
 from cdga_sdk.video.source import Frame, VideoSource, check_range
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 from cdga_sdk.video.yuv_overlay import Picture
@@ -279,6 +280,13 @@ def _refuse_own_input(source: str | Path | VideoSource | LiveSource, outputs: Se
 
 
 def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> VideoSink:
+    width, height = frames.size_wh
+    if max(width, height) > MAX_SIDE:
+        raise InputError(
+            f"its frames are {width}x{height}; an overlay has {MAX_SIDE} a side at most",
+            where=_place(frames),
+            fix="save masks or labels instead",
+        )
     return VideoSink(
         path,
         size_wh=frames.size_wh,
@@ -321,7 +329,8 @@ def segment_images(
 ) -> RunSummary:
     """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
 
-    An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
+    An image that cannot be read, or is too large for the overlay that is asked for, is counted in ``summary.lost`` and
+    named in stats.jsonl; the others are segmented.
 
     Raises:
         UsageError: ``save`` holds "labels" or an unknown word, or is empty; or an image lies where it would be written.
@@ -347,6 +356,8 @@ def segment_images(
             clock = time.perf_counter()
             try:
                 image_bgr = read_image_bgr(path)
+                if "video" in save:
+                    refuse_too_large_for_jpeg(path, image_bgr)
             except InputError as error:
                 return error
             decode_ms = 1e3 * (time.perf_counter() - clock)

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["VideoInfo", "VideoSink", "check_encoding", "probe"]
+__all__ = ["MAX_SIDE", "VideoInfo", "VideoSink", "check_encoding", "probe"]
+
+MAX_SIDE: Final = 16_384
+"""Of a picture, pixels: x264 takes no more."""
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
@@ -214,7 +217,7 @@ def _check_arguments(
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
-        (min(size_wh) < 1, f"size_wh is {size_wh}; both must be 1 or more"),
+        (min(size_wh) < 1 or max(size_wh) > MAX_SIDE, f"size_wh is {size_wh}; both must be 1 to {MAX_SIDE}"),
         (rate <= 0, f"rate is {rate}; it must be above 0"),
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
         (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),

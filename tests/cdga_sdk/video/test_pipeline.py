@@ -568,6 +568,23 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
         raise_if_degraded(summary)
 
 
+def test_an_image_too_large_for_a_jpeg(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    write_png(photos[1], np.zeros((2, 65_501, 3), np.uint8))
+    summary = segment_images(segmenter, photos, tmp_path / "run", save=("video", "json"))
+    assert (summary.frames, summary.lost) == (2, {"unreadable_images": 1})
+    error = lines(tmp_path / "run/stats.jsonl")[1]["error"]
+    assert error == "it has 65501x2 pixels; an overlay has 65500 a side at most"
+    assert segment_images(segmenter, photos, tmp_path / "masks", save=("masks",)).frames == 3
+
+
+def test_a_video_too_large_for_an_overlay(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    source = clip("wide.avi", codec="ffv1", num_frames=1, size_wh=(16_386, 2))
+    with pytest.raises(InputError, match="its frames are 16386x2; an overlay has 16384 a side at most"):
+        run(segmenter, source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert run(segmenter, source, tmp_path / "run", save=("masks",)).frames == 1
+
+
 def test_only_bad_images(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
     for path in photos:
         path.write_bytes(b"no image")

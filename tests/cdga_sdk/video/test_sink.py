@@ -381,6 +381,7 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
     [
         ({"path": "out.avi"}, "must end in .mp4"),
         ({"size_wh": (0, 4)}, "size_wh"),
+        ({"size_wh": (16_386, 4)}, "size_wh is .*; both must be 1 to 16384"),
         ({"rate": Fraction(0)}, "rate"),
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
