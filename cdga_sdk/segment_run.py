@@ -99,7 +99,9 @@ def plan_work(request: SegmentRequest) -> list[Work]:
     _refuse_options(request, works)
     if request.output is not None:
         if len(works) > 1:
-            raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+            are_images = all(work.images for work in works)
+            fix = "give their folder, or quote the pattern, for one run" if are_images else "use --project and --name"
+            raise UsageError(f"--output names one place, got {len(works)} sources", fix=fix)
         _refuse_output(request, request.output, works[0])
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
@@ -236,7 +238,10 @@ def _group(name: str, files: Sequence[Path]) -> list[Work]:
 def _expand(source: str) -> list[Path]:
     if Path(source).exists():
         return [Path(source)]
-    found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
+    matches = sorted(Path(p) for p in glob.glob(source, recursive=True))  # noqa: PTH207 - may be absolute
+    found = [path for path in matches if path.is_file()]
+    if not found and any(path.is_dir() for path in matches):
+        raise InputError("only folders match", where=source, fix=f"give '{source.rstrip('/')}/*' for what lies in them")
     if not found:
         what = "nothing matches" if glob.has_magic(source) else "no such file or folder"
         raise InputError(what, where=source)

@@ -90,7 +90,12 @@ def test_a_name_with_brackets_is_a_name_first(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("none.mp4", "no such file or folder"), ("media/*.webm", "nothing matches"), ("empty", "no images and no videos")],
+    [
+        ("none.mp4", "no such file or folder"),
+        ("media/*.webm", "nothing matches"),
+        ("em*/", r"only folders match; give 'em\*/\*' for what lies in them"),
+        ("empty", "no images and no videos"),
+    ],
 )
 def test_nothing_to_segment(place: Path, source: str, reason: str) -> None:
     (place / "empty").mkdir()
@@ -260,6 +265,11 @@ def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
         with pytest.raises(UsageError, match="and --output both say where the run goes"):
             run_segment(segmenter, request("media/b.mp4", output=Path("out"), **flag))
     assert [p.name for p in place.iterdir()] == ["media"]
+
+
+def test_images_that_a_shell_has_listed_are_told_how_to_be_one_run(place: Path) -> None:
+    with pytest.raises(UsageError, match="--output names one place, got 2 sources; give their folder, or quote"):
+        plan_work(request("media/a.png", "media/d.png", output=Path("out")))
 
 
 def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
