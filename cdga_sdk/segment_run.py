@@ -144,8 +144,8 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
     Raises:
         InputError: No source can be read.
         UsageError: The output cannot be used.
-        DegradedError: At least one of several sources could not be read, which is said at once, or one lost frames;
-            all other outputs are written.
+        DegradedError: At least one of several sources could not be read, which is said at once, or lost frames, which
+            is said of each; all other outputs are written.
     """
     segmenter.smoother(request.options.smooth)  # refuses a runtime that cannot
     if request.model == DEFAULT and not request.quiet:
@@ -158,9 +158,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
             if len(works) == 1:
                 raise
             tell_on_stderr(f"skipped: {error}")
-    _raise_if_skipped(len(works) - len(summaries), len(works))
-    for summary in summaries:
-        raise_if_degraded(summary)
+    _raise_if_incomplete(summaries, len(works))
 
 
 def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
@@ -175,12 +173,23 @@ def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
     return given
 
 
-def _raise_if_skipped(skipped: int, of: int) -> None:
-    fix = "see the lines that begin with 'skipped'"
+def _raise_if_incomplete(summaries: Sequence[RunSummary], of: int) -> None:
+    """A loss that is the only one is the error itself; several are told of one by one, and the error counts them."""
+    skipped, degraded = of - len(summaries), [summary for summary in summaries if summary.status == "degraded"]
+    fix = "see the lines that begin with 'skipped' or 'degraded'"
     if skipped == of:
         raise InputError(f"none of the {of} sources could be segmented", fix=fix)
-    if skipped:
-        raise DegradedError(f"{skipped} of {of} sources could not be segmented", fix=fix)
+    if skipped + len(degraded) == 1:
+        for summary in degraded:
+            raise_if_degraded(summary)
+    for summary in degraded:
+        try:
+            raise_if_degraded(summary)
+        except DegradedError as error:
+            tell_on_stderr(f"degraded: {error}")
+    counts = ((skipped, "could not be segmented"), (len(degraded), "lost something"))
+    if told := [f"{count} of {of} sources {what}" for count, what in counts if count]:
+        raise DegradedError(", ".join(told), fix=fix)
 
 
 def _model_line(manifest: Manifest) -> str:

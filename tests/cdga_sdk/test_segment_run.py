@@ -333,6 +333,20 @@ def test_a_bad_video_among_good_ones(
     assert len(skipped) == 1
 
 
+def test_all_losses_of_several_sources_are_told(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree("media", name, ignore=shutil.ignore_patterns("*.mp4", "*.MP4"))
+        Path(name, "a.png").write_bytes(b"no image")
+    Path("media/b.mp4").write_text("no video")
+    reason = "1 of 4 sources could not be segmented, 2 of 4 sources lost something; see .* with 'skipped' or 'degraded'"
+    with pytest.raises(DegradedError, match=reason):
+        run_segment(segmenter, request("media/b.mp4", "one", "media/d.png", "two", save=("json",), quiet=True))
+    told = [" ".join(line.split()[:2]) for line in capsys.readouterr().err.splitlines()]
+    assert told == ["skipped: media/b.mp4:", "degraded: one:", "degraded: two:"]
+
+
 def test_only_bad_videos(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("b.mp4", "c.MP4"):
         Path("media", name).write_text("no video")
