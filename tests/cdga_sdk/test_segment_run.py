@@ -178,7 +178,7 @@ def test_a_folder_that_holds_any_run_is_refused(segmenter: Segmenter, place: Pat
 
 def test_what_an_interrupted_run_left_is_not_written_over(place: Path) -> None:
     for name in ("stats.partial.jsonl", "overlay.partial.mp4", "labels.partial.nut", "overlay.partial.whole.mp4"):
-        folder = place / f"with {name.removesuffix('.mp4')}"
+        folder = place / f"{name} in it"
         folder.mkdir()
         (folder / name).touch()
         with pytest.raises(UsageError, match=f"holds an earlier run .{name}"):
