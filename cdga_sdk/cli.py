@@ -267,6 +267,7 @@ def export(
 
 @app.command()
 def segment(
+    context: typer.Context,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
     model: Annotated[str, typer.Option(help=f"A bundle, e.g. model.cdga; or {_NAMED}.")] = "default",
     output: SegmentOutput = None,
@@ -313,6 +314,7 @@ def segment(
         as_json=as_json,
         quiet=quiet,
         model=model,
+        given=_given(context),
     )
     kept = _class_words(classes)
     works = plan_work(request)  # before a model that may have to be fetched
@@ -537,6 +539,12 @@ def doctor(
     else:
         print_report(report)
     refuse_unfit(report)
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The parameters that stand on the command line, also where they are what they would be anyway."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
 
 
 def _class_words(text: str | None) -> list[str] | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from cdga_sdk.errors import one_line
+
 __all__ = ["Advance", "progress_bar", "tell_on_stderr"]
 
 
@@ -28,7 +30,7 @@ def progress_bar(title: str, total: int | None, *, quiet: bool = False) -> Itera
     """Show a bar while the block runs; nothing when quiet, or when stderr is not a terminal.
 
     Args:
-        title: Shown before the bar.
+        title: Shown before the bar; a file's name may hold anything, and is shown as `one_line` has it.
         total: Units of work, where known.
         quiet: Show nothing.
     """
@@ -54,10 +56,10 @@ def progress_bar(title: str, total: int | None, *, quiet: bool = False) -> Itera
         TextColumn("{task.fields[note]}", markup=False),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(title, total=total, note="")
+    task = bar.add_task(one_line(title), total=total, note="")
 
     def advance(done: int, note: str = "") -> None:
-        bar.update(task, completed=done, note=note)
+        bar.update(task, completed=done, note=one_line(note))
 
     bar.start()
     try:

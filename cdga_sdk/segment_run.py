@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Final
 
 import typer
@@ -40,6 +40,7 @@ from cdga_sdk.video.run_folder import (
     raise_if_degraded,
     refuse_earlier,
     refuse_labels_of_images,
+    refuse_own_images,
 )
 from cdga_sdk.video.source import VideoSource
 
@@ -47,22 +48,17 @@ __all__ = ["RUNS", "SegmentRequest", "Work", "find_work", "plan_work", "run_segm
 
 RUNS: Final = Path("runs/segment")
 """Where runs go that are told no place."""
-_OF_LIVE: Final = MappingProxyType({"live": "--live", "reconnect_s": "--reconnect"})
-_FLAGS: Final = MappingProxyType(
-    {
-        "smooth": "--smooth",
-        "start_s": "--start",
-        "end_s": "--end",
-        "vid_stride": "--vid-stride",
-        "max_frames": "--max-frames",
-        **_OF_LIVE,
-    }
-)
+_OF_LIVE: Final = ("live", "reconnect")
+_OF_VIDEO: Final = ("smooth", "start", "end", "vid_stride", "max_frames", *_OF_LIVE)
+_OF_OVERLAY: Final = ("alpha", "quality")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
-    """What the command line asked for; see ``cdga segment --help``. The default model is told of, by its name."""
+    """What the command line asked for; see ``cdga segment --help``. The default model is told of, by its name.
+
+    ``given`` are the parameters that stand there, and are not left at their default.
+    """
 
     sources: tuple[str, ...]
     output: Path | None
@@ -74,6 +70,7 @@ class SegmentRequest:
     as_json: bool = False
     quiet: bool = False
     model: str = ""
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,25 +96,31 @@ def plan_work(request: SegmentRequest) -> list[Work]:
         check_folder_name(request.name)
     if any(work.images for work in works):
         refuse_labels_of_images(request.save)
-    _refuse_options(request.options, works)
+    _refuse_options(request, works)
     if request.output is not None:
         if len(works) > 1:
-            raise UsageError(f"--output names one place, got {len(works)} sources", fix="use --project and --name")
+            are_images = all(work.images for work in works)
+            fix = "give their folder, or quote the pattern, for one run" if are_images else "use --project and --name"
+            raise UsageError(f"--output names one place, got {len(works)} sources", fix=fix)
         _refuse_output(request, request.output, works[0])
     if len(works) > 1 and any(work.live for work in works):
         raise UsageError(f"a live source goes alone, got {len(works)} sources", fix="start one command for each")
     return works
 
 
-def _refuse_options(options: VideoOptions, works: Sequence[Work]) -> None:
+def _refuse_options(request: SegmentRequest, works: Sequence[Work]) -> None:
     """What would have no effect is refused."""
-    default = VideoOptions()
-    given = [name for name in _FLAGS if getattr(options, name) != getattr(default, name)]
-    if given and any(work.images for work in works):
-        raise UsageError(f"{_FLAGS[given[0]]} is of a video, and these are images", fix="leave it out")
-    for name in given:
-        if name in _OF_LIVE and not any(work.live for work in works):
-            raise UsageError(f"{_FLAGS[name]} is of a live source, and this is none", fix="leave it out")
+    images = [work for work in works if work.images]
+    without_effect = (
+        (_OF_VIDEO, bool(images), "is of a video, and these are images"),
+        (("quality",), len(images) == len(works), "is of a video, and these are images"),
+        (_OF_LIVE, not any(work.live for work in works), "is of a live source, and this is none"),
+        (_OF_OVERLAY, "video" not in request.save, "is of the overlay, which --save leaves out"),
+    )
+    for names, is_without, reason in without_effect:
+        for name in names:
+            if is_without and name in request.given:
+                raise UsageError(f"--{name.replace('_', '-')} {reason}", fix="leave it out")
 
 
 def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
@@ -129,6 +132,7 @@ def _refuse_output(request: SegmentRequest, output: Path, work: Work) -> None:
     folder, video = output_places(output, request.save)
     if work.video is not None and "video" in request.save:
         refuse_own_input(work.video, video or folder / "overlay.mp4")
+    refuse_own_images(work.images, folder, request.save)
     if not request.exist_ok:
         fix = "choose another -o, or pass --exist-ok"
         refuse_earlier(None if _is_alone(request, video) else folder, video, request.save, fix=fix)
@@ -140,8 +144,8 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
     Raises:
         InputError: No source can be read.
         UsageError: The output cannot be used.
-        DegradedError: At least one of several sources could not be read, which is said at once, or one lost frames;
-            all other outputs are written.
+        DegradedError: At least one of several sources could not be read, which is said at once, or lost frames, which
+            is said of each; all other outputs are written.
     """
     segmenter.smoother(request.options.smooth)  # refuses a runtime that cannot
     if request.model == DEFAULT and not request.quiet:
@@ -154,9 +158,7 @@ def run_segment(segmenter: Segmenter, request: SegmentRequest, works: Sequence[W
             if len(works) == 1:
                 raise
             tell_on_stderr(f"skipped: {error}")
-    _raise_if_skipped(len(works) - len(summaries), len(works))
-    for summary in summaries:
-        raise_if_degraded(summary)
+    _raise_if_incomplete(summaries, len(works))
 
 
 def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
@@ -171,12 +173,23 @@ def _names_of_runs(works: Sequence[Work], request: SegmentRequest) -> list[str]:
     return given
 
 
-def _raise_if_skipped(skipped: int, of: int) -> None:
-    fix = "see the lines that begin with 'skipped'"
+def _raise_if_incomplete(summaries: Sequence[RunSummary], of: int) -> None:
+    """A loss that is the only one is the error itself; several are told of one by one, and the error counts them."""
+    skipped, degraded = of - len(summaries), [summary for summary in summaries if summary.status == "degraded"]
+    fix = "see the lines that begin with 'skipped' or 'degraded'"
     if skipped == of:
         raise InputError(f"none of the {of} sources could be segmented", fix=fix)
-    if skipped:
-        raise DegradedError(f"{skipped} of {of} sources could not be segmented", fix=fix)
+    if skipped + len(degraded) == 1:
+        for summary in degraded:
+            raise_if_degraded(summary)
+    for summary in degraded:
+        try:
+            raise_if_degraded(summary)
+        except DegradedError as error:
+            tell_on_stderr(f"degraded: {error}")
+    counts = ((skipped, "could not be segmented"), (len(degraded), "lost something"))
+    if told := [f"{count} of {of} sources {what}" for count, what in counts if count]:
+        raise DegradedError(", ".join(told), fix=fix)
 
 
 def _model_line(manifest: Manifest) -> str:
@@ -234,7 +247,10 @@ def _group(name: str, files: Sequence[Path]) -> list[Work]:
 def _expand(source: str) -> list[Path]:
     if Path(source).exists():
         return [Path(source)]
-    found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())  # noqa: PTH207 - may be absolute
+    matches = sorted(Path(p) for p in glob.glob(source, recursive=True))  # noqa: PTH207 - may be absolute
+    found = [path for path in matches if path.is_file()]
+    if not found and any(path.is_dir() for path in matches):
+        raise InputError("only folders match", where=source, fix=f"give '{source.rstrip('/')}/*' for what lies in them")
     if not found:
         what = "nothing matches" if glob.has_magic(source) else "no such file or folder"
         raise InputError(what, where=source)

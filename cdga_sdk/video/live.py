@@ -260,6 +260,8 @@ class LiveSource:
 
     def _timed(self) -> Iterator[tuple[Frame, float]]:
         for count, arrived in enumerate(self._arrived(), 1):
+            if count == self._max_frames:
+                self._waiting.end()  # what comes while this one is at work is not wanted, and so not dropped
             clock = time.perf_counter()
             frame = self._finished(arrived)
             yield frame, arrived.decode_ms + 1e3 * (time.perf_counter() - clock)

@@ -14,7 +14,7 @@ from cdga_sdk.video.run_folder import SaveWhat, check_save
 
 __all__ = ["make_folder_of", "names_video", "output_places"]
 
-_OTHER_FILES: Final = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".gif", ".ogv", ".wmv"}
+_OTHER_FILES: Final = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".gif", ".nut", ".ogv", ".wmv"}
 
 
 def names_video(output: Path) -> bool:

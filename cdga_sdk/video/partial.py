@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import av
 
-from cdga_sdk.atomic import RESOURCE_ERRNOS
+from cdga_sdk.atomic import RESOURCE_ERRNOS, sync_folder
 from cdga_sdk.errors import CdgaError, ResourceError, UsageError
 from cdga_sdk.video.stages import BUSY_S
 
@@ -165,8 +165,7 @@ class PartialVideo(ABC):
                 self._copy_to(self._whole)
                 _sync(self._whole)
                 self._whole.replace(self._final)
-                if os.name == "posix":  # elsewhere a folder cannot be opened
-                    _sync(self._final.absolute().parent)
+            sync_folder(self._final.absolute().parent)
         finally:
             self._whole.unlink(missing_ok=True)
         self._partial.unlink(missing_ok=True)
@@ -187,7 +186,7 @@ class PartialVideo(ABC):
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -35,8 +36,10 @@ from cdga_sdk.video.run_folder import (
     check_save,
     is_overlay_alone,
     refuse_labels_of_images,
+    refuse_own_images,
+    refuse_too_large_for_jpeg,
 )
-from cdga_sdk.video.sink import VideoSink, check_encoding
+from cdga_sdk.video.sink import MAX_SIDE, VideoSink, check_encoding
 from cdga_sdk.video.source import Frame, VideoSource, check_range
 from cdga_sdk.video.stages import ReadAhead, WriteBehind, in_order
 from cdga_sdk.video.yuv_overlay import Picture
@@ -277,10 +280,17 @@ def _refuse_own_input(source: str | Path | VideoSource | LiveSource, outputs: Se
 
 
 def _overlay_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOptions) -> VideoSink:
+    width, height = frames.size_wh
+    if max(width, height) > MAX_SIDE:
+        raise InputError(
+            f"its frames are {width}x{height}; an overlay has {MAX_SIDE} a side at most",
+            where=_place(frames),
+            fix="save masks or labels instead",
+        )
     return VideoSink(
         path,
         size_wh=frames.size_wh,
-        rate=frames.average_rate / options.vid_stride,
+        rate=_nominal_rate(frames, options),
         time_base=frames.time_base,
         crf=options.crf,
         preset=options.preset,
@@ -297,8 +307,13 @@ def _label_sink(frames: VideoSource | LiveSource, path: Path, options: VideoOpti
             where=_place(frames),
             fix="save masks instead",
         )
+    return LabelSink(path, size_wh=(width, height), rate=_nominal_rate(frames, options), time_base=frames.time_base)
+
+
+def _nominal_rate(frames: VideoSource | LiveSource, options: VideoOptions) -> Fraction:
+    """Frames per second, for players; no further from 1 and no finer than an encoder's integers hold."""
     rate = frames.average_rate / options.vid_stride
-    return LabelSink(path, size_wh=(width, height), rate=rate, time_base=frames.time_base)
+    return min(max(rate, Fraction(1, 10_000)), Fraction(100_000)).limit_denominator(10_000)
 
 
 def segment_images(
@@ -314,14 +329,16 @@ def segment_images(
 ) -> RunSummary:
     """Segment still images into ``folder``: overlay/NAME.jpg, masks/NAME.png, conf/NAME.png, stats.jsonl, summary.json.
 
-    An image that cannot be read is counted in ``summary.lost`` and named in stats.jsonl; the others are segmented.
+    An image that cannot be read, or is too large for the overlay that is asked for, is counted in ``summary.lost`` and
+    named in stats.jsonl; the others are segmented.
 
     Raises:
-        UsageError: ``save`` holds "labels" or an unknown word, or is empty.
+        UsageError: ``save`` holds "labels" or an unknown word, or is empty; or an image lies where it would be written.
         InputError: Not one image could be read.
     """
     save = check_save(save)
     refuse_labels_of_images(save)
+    refuse_own_images(images, folder, save)
     first_error: InputError | None = None
     plan = RunPlan(
         folder=folder,
@@ -339,6 +356,8 @@ def segment_images(
             clock = time.perf_counter()
             try:
                 image_bgr = read_image_bgr(path)
+                if "video" in save:
+                    refuse_too_large_for_jpeg(path, image_bgr)
             except InputError as error:
                 return error
             decode_ms = 1e3 * (time.perf_counter() - clock)

@@ -56,12 +56,15 @@ __all__ = [
     "raise_if_degraded",
     "refuse_earlier",
     "refuse_labels_of_images",
+    "refuse_own_images",
+    "refuse_too_large_for_jpeg",
 ]
 
 SaveWhat = Literal["video", "masks", "labels", "conf", "json"]
 _OUTPUTS: Final = ("overlay.mp4", "overlay", "masks", "labels.nut", "conf", "stats.jsonl", "summary.json")
 _ALWAYS: Final = ("stats.jsonl", "summary.json")  # no run leaves them beside what another one has left
 _PARTIAL: Final = re.compile(r"\.partial(\.whole)?(?=\.\w+$)")
+_MAX_JPEG_SIDE: Final = 65_500
 STAGES = ("decode", "preprocess", "inference", "postprocess", "write")
 
 
@@ -288,6 +291,34 @@ def refuse_labels_of_images(save: Sequence[SaveWhat]) -> None:
     """
     if "labels" in save:
         raise UsageError("'labels' makes one file of a video's frames, and these are images", fix="save masks instead")
+
+
+def refuse_own_images(images: Sequence[Path], folder: Path, save: Sequence[SaveWhat]) -> None:
+    """Keep a run's pictures away from its images: one of the same name would be written over.
+
+    Raises:
+        UsageError: An image lies where the run would write.
+    """
+    places = {"video": "overlay", "masks": "masks", "conf": "conf"}
+    for written in (folder / places[word] for word in save if word in places):
+        for parent in {image.parent for image in images}:
+            if written.exists() and parent.exists() and written.samefile(parent):
+                raise UsageError("would write among its own images", where=parent, fix="choose another output")
+
+
+def refuse_too_large_for_jpeg(path: Path, image_bgr: UInt8Array) -> None:
+    """The overlay of an image is a JPEG.
+
+    Raises:
+        InputError: One of its sides is longer than a JPEG's can be in OpenCV.
+    """
+    height, width = image_bgr.shape[:2]
+    if max(height, width) > _MAX_JPEG_SIDE:
+        raise InputError(
+            f"it has {width}x{height} pixels; an overlay has {_MAX_JPEG_SIDE} a side at most",
+            where=path,
+            fix="save masks alone",
+        )
 
 
 def _earlier_outputs(folder: Path, save: Sequence[SaveWhat]) -> list[str]:

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["VideoInfo", "VideoSink", "check_encoding", "probe"]
+__all__ = ["MAX_SIDE", "VideoInfo", "VideoSink", "check_encoding", "probe"]
+
+MAX_SIDE: Final = 16_384
+"""Of a picture, pixels: x264 takes no more."""
 
 PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # The fastest presets do without some of these, or all: deblocking, CABAC, a macroblock tree. With them their files are
@@ -39,6 +42,10 @@ PRESETS: Final = ("ultrafast", "superfast", "veryfast", "faster", "fast", "mediu
 # The tree looks at few frames, for those that the encoder holds are lost by a kill -9.
 _ALWAYS: Final = "no-deblock=0:cabac=1:mbtree=1:rc-lookahead=5"
 _KEYFRAME_EVERY_S: Final = 2  # also the most that a kill -9 can lose, beside the encoder's own few frames
+# FFmpeg gives a frame that lies further behind the one before, in ticks, the next tick of all. With nanoseconds that
+# would be two seconds, so that the overlay's own ticks are no finer than these.
+_LONGEST_STEP: Final = 2**31 - 2
+_FINEST_TICK: Final = Fraction(1, 10_000_000)
 _FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -49,7 +56,8 @@ class VideoSink(PartialVideo):
     variable frame rate exactly and a cut-off file loses less, for somewhat larger files.
 
     The file's clock starts at 0 with the first frame, whatever its ``pts``: players show nothing for as long as an MP4
-    starts later.
+    starts later. Its ticks are those of ``time_base``, or 100 ns where that is finer. A frame that comes 2**31 ticks or
+    more behind the one before (6 hours at 90 kHz), which no MP4 holds, is shown earlier; those behind it are not.
 
     Args:
         path: the final file; its name ends in ``.mp4``. Replaced on success only. A ``.partial.mp4`` of an
@@ -89,14 +97,16 @@ class VideoSink(PartialVideo):
         sample_aspect_ratio: Fraction = SQUARE,
     ) -> None:
         _check_arguments(Path(path), size_wh, rate, time_base, crf, preset, tags, sample_aspect_ratio)
-        options = _FRAGMENTED | _tick_options(time_base)
-        super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=time_base)
+        tick = max(time_base, _FINEST_TICK)
+        options = _FRAGMENTED | _tick_options(tick)
+        super().__init__(Path(path), what="the video", container="mp4", options=options, time_base=tick)
         self.size_wh = size_wh
         self.padded_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self.tags = tags
         self._sample_aspect_ratio = sample_aspect_ratio
         self.resized_frames = 0
-        self._first_pts = 0
+        self._source_tick = time_base
+        self._first_pts, self._last_tick = 0, -1
         self._rate = rate
         self._x264 = {"crf": str(crf), "preset": preset, "forced-idr": "1", "bf": "0", "x264-params": _ALWAYS}
         self._keyframe_ticks = math.floor(_KEYFRAME_EVERY_S / time_base)
@@ -119,7 +129,7 @@ class VideoSink(PartialVideo):
     @property
     def start_s(self) -> float | None:
         """Seconds of ``pts`` at which the file's clock starts; None before the first frame."""
-        return float(self._first_pts * self._time_base) if self.frames_written else None
+        return float(self._first_pts * self._source_tick) if self.frames_written else None
 
     def write(self, image_bgr: NDArray[np.uint8], pts: int) -> None:
         """Encode one frame.
@@ -170,7 +180,9 @@ class VideoSink(PartialVideo):
 
     def _timed(self, frame: VideoFrame, pts: int) -> VideoFrame:
         self._first_pts = self._first_pts if self.frames_written else pts
-        frame.pts, frame.time_base = pts - self._first_pts, self._time_base
+        tick = round((pts - self._first_pts) * self._source_tick / self._time_base)
+        self._last_tick = max(self._last_tick + 1, min(tick, self._last_tick + _LONGEST_STEP))
+        frame.pts, frame.time_base = self._last_tick, self._time_base
         if pts - self._keyframe_pts >= self._keyframe_ticks or not self.frames_written:
             frame.pict_type = PictureType.I
             self._keyframe_pts = pts
@@ -205,7 +217,7 @@ def _check_arguments(
 ) -> None:
     wrong = (
         (path.suffix.lower() != ".mp4", f"the video's name ends in '{path.suffix}'; it must end in .mp4"),
-        (min(size_wh) < 1, f"size_wh is {size_wh}; both must be 1 or more"),
+        (min(size_wh) < 1 or max(size_wh) > MAX_SIDE, f"size_wh is {size_wh}; both must be 1 to {MAX_SIDE}"),
         (rate <= 0, f"rate is {rate}; it must be above 0"),
         (time_base <= 0, f"time_base is {time_base}; it must be above 0"),
         (not tags.can_be_written, f"tags are {tags}; wanted limited range, BT.601's or BT.709's matrix, none reserved"),

@@ -220,6 +220,14 @@ def test_output_file(cdga: Callable[..., int], ride: Path, capsys: Captured) -> 
     assert Path("out.mp4").read_bytes() != before
 
 
+@pytest.mark.parametrize("words", [("--live", "freshest"), ("--reconnect", "60"), ("--alpha=0.5", "--save=masks")])
+def test_a_default_that_is_given_is_refused_too(
+    cdga: Callable[..., int], ride: Path, capsys: Captured, words: tuple[str, ...]
+) -> None:
+    assert cdga(ride, *words) == 2
+    assert words[0].partition("=")[0] + " is of " in capsys.readouterr().err
+
+
 def test_input_is_never_written_over(cdga: Callable[..., int], ride: Path, capsys: Captured) -> None:
     shutil.copy(ride, "own.mp4")
     assert cdga("own.mp4", "-o", "own.mp4", "--exist-ok") == 2

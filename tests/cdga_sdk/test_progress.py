@@ -60,6 +60,16 @@ def test_names_are_no_markup() -> None:
     assert "[/note]" in text
 
 
+def test_names_cannot_speak_to_the_terminal() -> None:
+    with terminal() as shown:
+        with progress_bar("a\x1b]0;b\x07\nc", 2) as advance:
+            advance(2, "d\x1b[2Je")
+        text = shown()
+    assert "a ]0;b c" in text
+    assert "d [2Je" in text
+    assert not any(code in text for code in ("\x1b]", "\x1b[2J", "\x07"))
+
+
 def test_quiet_on_a_terminal() -> None:
     with terminal() as shown:
         with progress_bar("ride", 4, quiet=True) as advance:

@@ -90,7 +90,12 @@ def test_a_name_with_brackets_is_a_name_first(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("none.mp4", "no such file or folder"), ("media/*.webm", "nothing matches"), ("empty", "no images and no videos")],
+    [
+        ("none.mp4", "no such file or folder"),
+        ("media/*.webm", "nothing matches"),
+        ("em*/", r"only folders match; give 'em\*/\*' for what lies in them"),
+        ("empty", "no images and no videos"),
+    ],
 )
 def test_nothing_to_segment(place: Path, source: str, reason: str) -> None:
     (place / "empty").mkdir()
@@ -173,7 +178,7 @@ def test_a_folder_that_holds_any_run_is_refused(segmenter: Segmenter, place: Pat
 
 def test_what_an_interrupted_run_left_is_not_written_over(place: Path) -> None:
     for name in ("stats.partial.jsonl", "overlay.partial.mp4", "labels.partial.nut", "overlay.partial.whole.mp4"):
-        folder = place / f"with {name.removesuffix('.mp4')}"
+        folder = place / f"{name} in it"
         folder.mkdir()
         (folder / name).touch()
         with pytest.raises(UsageError, match=f"holds an earlier run .{name}"):
@@ -217,6 +222,18 @@ def test_the_source_is_no_output(place: Path, output: str) -> None:
     plan_work(request(source, output=Path("out"), exist_ok=True, save=("masks",)))
 
 
+@pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out"}])
+def test_images_are_not_written_over(segmenter: Segmenter, place: Path, place_of: dict[str, Any]) -> None:
+    Path("out").mkdir()
+    shutil.copytree("media", "out/masks")
+    before = Path("out/masks/a.png").read_bytes()
+    with pytest.raises(UsageError, match="out/masks: would write among its own images"):
+        run_segment(segmenter, request("out/masks/*.png", save=("masks",), exist_ok=True, **place_of))
+    assert Path("out/masks/a.png").read_bytes() == before
+    assert everything(place / "out") == sorted(f"masks/{p.name}" for p in Path("media").iterdir())
+    run_segment(segmenter, request("out/masks/a.png", save=("conf",), exist_ok=True, quiet=True, **place_of))
+
+
 @pytest.mark.parametrize("was_there", [True, False])
 @pytest.mark.parametrize("place_of", [{"output": Path("out")}, {"project": Path(), "name": "out", "exist_ok": True}])
 def test_an_empty_folder_is_left_where_it_was(
@@ -250,6 +267,11 @@ def test_output_that_does_not_fit(segmenter: Segmenter, place: Path) -> None:
     assert [p.name for p in place.iterdir()] == ["media"]
 
 
+def test_images_that_a_shell_has_listed_are_told_how_to_be_one_run(place: Path) -> None:
+    with pytest.raises(UsageError, match="--output names one place, got 2 sources; give their folder, or quote"):
+        plan_work(request("media/a.png", "media/d.png", output=Path("out")))
+
+
 def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "here").mkdir()
     monkeypatch.chdir(place / "here")
@@ -258,19 +280,31 @@ def test_output_may_be_here(segmenter: Segmenter, place: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "reason"),
+    ("source", "given", "reason"),
     [
-        ("media/a.png", {"start_s": 1.0}, "--start is of a video, and these are images"),
-        ("media", {"vid_stride": 2}, "--vid-stride is of a video"),
-        ("media/*.png", {"max_frames": 2}, "--max-frames is of a video"),
-        ("media/a.png", {"live": "every-frame"}, "--live is of a video"),
-        ("media/b.mp4", {"live": "every-frame"}, "--live is of a live source, and this is none"),
-        ("media/b.mp4", {"reconnect_s": 1.0}, "--reconnect is of a live source"),
+        ("media/a.png", "start", "--start is of a video, and these are images"),
+        ("media", "vid_stride", "--vid-stride is of a video"),
+        ("media/*.png", "max_frames", "--max-frames is of a video"),
+        ("media/a.png", "live", "--live is of a video"),
+        ("media/a.png", "quality", "--quality is of a video"),
+        ("media/b.mp4", "live", "--live is of a live source, and this is none"),
+        ("media/b.mp4", "reconnect", "--reconnect is of a live source"),
     ],
 )
-def test_options_without_an_effect(place: Path, source: str, options: dict[str, Any], reason: str) -> None:
+def test_options_without_an_effect(place: Path, source: str, given: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        plan_work(request(source, options=VideoOptions(**options)))
+        plan_work(request(source, given=frozenset({given})))
+
+
+@pytest.mark.parametrize("given", ["alpha", "quality"])
+def test_options_of_an_overlay_that_is_not_saved(place: Path, given: str) -> None:
+    changes: dict[str, Any] = {"given": frozenset({given}), "save": ("masks", "json")}
+    with pytest.raises(UsageError, match=f"--{given} is of the overlay, which --save leaves out; leave it out"):
+        plan_work(request("media/b.mp4", **changes))
+
+
+def test_options_with_an_effect(place: Path) -> None:
+    assert len(plan_work(request("media", given=frozenset({"quality", "alpha", "name"})))) == 3
 
 
 def test_names_are_the_same_again_for_several_sources(segmenter: Segmenter, place: Path) -> None:
@@ -297,6 +331,20 @@ def test_a_bad_video_among_good_ones(
     assert sorted(p.name for p in Path("runs").iterdir()) == ["c", "media"]
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: media/b.mp4: ")]
     assert len(skipped) == 1
+
+
+def test_all_losses_of_several_sources_are_told(
+    segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree("media", name, ignore=shutil.ignore_patterns("*.mp4", "*.MP4"))
+        Path(name, "a.png").write_bytes(b"no image")
+    Path("media/b.mp4").write_text("no video")
+    reason = "1 of 4 sources could not be segmented, 2 of 4 sources lost something; see .* with 'skipped' or 'degraded'"
+    with pytest.raises(DegradedError, match=reason):
+        run_segment(segmenter, request("media/b.mp4", "one", "media/d.png", "two", save=("json",), quiet=True))
+    told = [" ".join(line.split()[:2]) for line in capsys.readouterr().err.splitlines()]
+    assert told == ["skipped: media/b.mp4:", "degraded: one:", "degraded: two:"]
 
 
 def test_only_bad_videos(segmenter: Segmenter, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,15 @@ def test_the_freshest_frame_and_an_exact_count_of_the_others() -> None:
     assert frames[-1].index == 59
     assert shown(frames) == greys(*[f.index for f in frames])
     assert [f.pts for f in frames] == [STEP * f.index for f in frames]
+
+
+def test_what_comes_behind_the_last_frame_is_not_dropped() -> None:
+    script = paced(packets_of_ts(60), 0.01)
+    with LiveServer(script) as server, source_of(server, mode="freshest", max_frames=2) as source:
+        first, last = frames = list(islice(source, 2))
+        time.sleep(0.3)  # it is segmented, and the files are made whole
+    assert shown(frames) == greys(first.index, last.index)
+    assert source.dropped_frames == last.index - 1
 
 
 @pytest.mark.usefixtures("quick")

@@ -148,6 +148,14 @@ def test_overlay_starts_at_zero_and_says_when_that_was(segmenter: Segmenter, cli
     assert run(segmenter, path, tmp_path / "b", save=("json",)).overlay_start_s is None
 
 
+def test_a_rate_of_long_numbers_and_a_large_stride(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    times = [0, 3003, 6007, 9001, 27_000_301]  # on average 450000 / 27003901 frames a second
+    source = clip("odd.mp4", time_base=Fraction(1, 90_000), pts=times)
+    run(segmenter, source, tmp_path / "run", save=("video", "labels"), options=VideoOptions(vid_stride=101))
+    assert names(tmp_path / "run") == ["labels.nut", "overlay.mp4"]
+    assert probe(tmp_path / "run/overlay.mp4").num_frames == 1
+
+
 @pytest.mark.parametrize(("rotation", "ratio"), [(None, Fraction(4, 3)), (90, Fraction(3, 4))])
 def test_overlay_has_the_pixels_shape(
     segmenter: Segmenter, clip: Clip, tmp_path: Path, rotation: float | None, ratio: Fraction
@@ -208,6 +216,7 @@ def test_an_overlay_makes_the_folders_that_it_lies_in(segmenter: Segmenter, ride
     [
         ("out.avi", ("video",), "outputs are a folder or NAME.mp4, and this ends in .avi; name .*out.mp4, or a folder"),
         ("out.PNG", ("masks",), "this ends in .PNG"),
+        ("labels.nut", ("labels",), "this ends in .nut"),
         ("out.mp4", ("masks", "json"), "names a video, which is not to be saved"),
         ("file", ("json",), "is a file, not a folder"),
     ],
@@ -558,6 +567,23 @@ def test_bad_image_among_good_ones(segmenter: Segmenter, photos: list[Path], tmp
     }
     with pytest.raises(DegradedError, match=r"finished, but 1 unreadable image; see summary\.json"):
         raise_if_degraded(summary)
+
+
+def test_an_image_too_large_for_a_jpeg(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:
+    write_png(photos[1], np.zeros((2, 65_501, 3), np.uint8))
+    summary = segment_images(segmenter, photos, tmp_path / "run", save=("video", "json"))
+    assert (summary.frames, summary.lost) == (2, {"unreadable_images": 1})
+    error = lines(tmp_path / "run/stats.jsonl")[1]["error"]
+    assert error == "it has 65501x2 pixels; an overlay has 65500 a side at most"
+    assert segment_images(segmenter, photos, tmp_path / "masks", save=("masks",)).frames == 3
+
+
+def test_a_video_too_large_for_an_overlay(segmenter: Segmenter, clip: Clip, tmp_path: Path) -> None:
+    source = clip("wide.avi", codec="ffv1", num_frames=1, size_wh=(16_386, 2))
+    with pytest.raises(InputError, match="its frames are 16386x2; an overlay has 16384 a side at most"):
+        run(segmenter, source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert run(segmenter, source, tmp_path / "run", save=("masks",)).frames == 1
 
 
 def test_only_bad_images(segmenter: Segmenter, photos: list[Path], tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +92,22 @@ def test_variable_rate_is_exact(tmp_path: Path) -> None:
     write(path, pts, rate=Fraction(30), time_base=Fraction(1, 1000))
     assert decoded(path)[0] == [Fraction(tick - 100, 1000) for tick in pts]
     assert probe(path).num_frames == len(pts)
+
+
+@pytest.mark.parametrize(
+    ("time_base", "pts", "times_s"),
+    [
+        (Fraction(1, 10**9), [5, 40_000_005, 3_000_000_005, 3_000_000_006], [0, 0.04, 3, 3.000_000_1]),
+        (Fraction(1, 10**7), [0, 2**31 - 2, 2**32 - 4], [0, 214.7483646, 429.4967292]),
+        (Fraction(1, 90_000), [0, 3 * 10**9, 3 * 10**9 + 3000], [0, (2**31 - 2) / 90_000, 3 * 10**9 / 90_000 + 1 / 30]),
+    ],
+)
+def test_steps_that_are_long_in_ticks(
+    tmp_path: Path, time_base: Fraction, pts: list[int], times_s: list[float]
+) -> None:
+    path = tmp_path / "out.mp4"
+    write(path, pts, time_base=time_base)
+    assert [float(time) for time in decoded(path)[0]] == pytest.approx(times_s, abs=1e-9)
 
 
 @pytest.mark.parametrize("first", [-40, 0, 20_000, 40_000_000])
@@ -225,6 +243,20 @@ def test_older_file_is_replaced_on_success_only(tmp_path: Path) -> None:
     assert probe(final).num_frames == 1
 
 
+def test_a_file_system_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and FUSE file systems among them: the file has its name by then."""
+    flush = os.fsync
+
+    def flush_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush_files)
+    assert write(tmp_path / "out.mp4", [0, 1]).path == tmp_path / "out.mp4"
+    assert names(tmp_path) == ["out.mp4"]
+
+
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_no_frame_leaves_nothing(tmp_path: Path, error: type[BaseException] | None) -> None:
     try:
@@ -349,6 +381,7 @@ def test_sink_leaks_no_file(tmp_path: Path) -> None:
     [
         ({"path": "out.avi"}, "must end in .mp4"),
         ({"size_wh": (0, 4)}, "size_wh"),
+        ({"size_wh": (16_386, 4)}, "size_wh is .*; both must be 1 to 16384"),
         ({"rate": Fraction(0)}, "rate"),
         ({"time_base": Fraction(0)}, "time_base"),
         ({"crf": 52}, "crf"),
