@@ -108,8 +108,8 @@ def decode_png(data: bytes, where: Path) -> UInt8Array:
 
 def _read_checked(path: Path) -> bytes:
     data = _read_bytes(path)
-    _refuse_bomb(path, data)
     _refuse_cut_jpeg(path, data)
+    _refuse_bomb(path, data)
     return data
 
 
@@ -144,5 +144,8 @@ def _refuse_cut_jpeg(path: Path, data: bytes) -> None:
 
 def _refuse_bomb(path: Path, data: bytes) -> None:
     width, height = stated_size_wh(data)
+    if width <= 0 or height <= 0:  # GIF and others that OpenCV reads too: how much memory they take is not known before
+        what = "not an image that can be decoded: wanted a PNG, JPEG, WebP, BMP or TIFF"
+        raise InputError(what, where=path, fix="check the file, or remove it")
     if width * height > _MAX_PIXELS:
         raise InputError(f"image of {width}x{height} pixels is too large", where=path)

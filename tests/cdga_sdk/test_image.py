@@ -190,6 +190,28 @@ def test_jpeg_bomb_is_refused(tmp_path: Path) -> None:
         read_image_bgr(put(tmp_path / "bomb.jpg", bytes(data)))
 
 
+def test_bytes_between_the_segments_of_a_jpeg_hide_no_bomb(tmp_path: Path) -> None:
+    data = encoded(".jpg", smooth())
+    data = data[:20] + b"\xff\x00\xff\xd0\x00" + data[20:]
+    assert data[2:4] == b"\xff\xe0"  # 16 bytes long, so what was put in lies behind it
+    assert read_image_bgr(put(tmp_path / "a.jpg", data)).shape == (64, 96, 3)
+    assert stated_size_wh(data) == (96, 64)
+
+
+def test_of_two_widths_in_a_tiff_the_first_holds_as_for_decoders() -> None:
+    entries = [(256, 9, 1, 16_000), (256, 3, 1, 1), (257, 4, 1, 16_000)]
+    header = b"II*\x00" + struct.pack("<IH", 8, len(entries))
+    assert stated_size_wh(header + b"".join(struct.pack("<HHII", *entry) for entry in entries)) == (16_000, 16_000)
+
+
+def test_formats_whose_size_is_not_looked_at_are_refused(tmp_path: Path) -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 300, 200, 0xF0, 0, 0) + b"\x00\x00\x00\xff\xff\xff"
+    gif = screen + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00;"
+    for data in (gif, encoded(".ppm", smooth())):
+        with pytest.raises(InputError, match="wanted a PNG, JPEG, WebP, BMP or TIFF"):
+            read_image_bgr(put(tmp_path / "a.png", data))
+
+
 @pytest.mark.parametrize(
     "data", [b"hello", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\x00", b"\x89PNG\r\n\x1a\n", bytes(500)]
 )
