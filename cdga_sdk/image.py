@@ -98,8 +98,9 @@ def decode_png(data: bytes, where: Path) -> UInt8Array:
     """What `write_png` was given, from the file's bytes; ``where`` names it in errors.
 
     Raises:
-        InputError: Not an image of 8 bits.
+        InputError: Not an image of 8 bits, or absurdly large.
     """
+    _refuse_bomb(where, data)
     image = _decode(where, data, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8:
         raise InputError(f"image of type {image.dtype}, wanted 8 bits", where=where)

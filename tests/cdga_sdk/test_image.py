@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from cdga_sdk.errors import InputError
-from cdga_sdk.image import is_image_file, list_images, read_image_bgr, read_label, write_png
+from cdga_sdk.image import decode_png, is_image_file, list_images, read_image_bgr, read_label, write_png
 from cdga_sdk.image_size import stated_size_wh
 from cdga_sdk.opencv import cv2
 
@@ -130,6 +130,8 @@ def test_png_bomb_is_refused_before_memory_is_taken(tmp_path: Path, size: tuple[
     try:
         with pytest.raises(InputError, match=f"{size[0]}x{size[1]} pixels is too large"):
             read_image_bgr(path)
+        with pytest.raises(InputError, match="pixels is too large"):
+            decode_png(path.read_bytes(), path)
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
