@@ -28,12 +28,12 @@ RESOURCE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, err
 """Of a failed write: the disk is full or broken, or memory ran out; with any other the place is at fault."""
 
 
-def error_from_os(error: OSError, path: Path) -> CdgaError:
-    """The user's error for a failed write: ResourceError for `RESOURCE_ERRNOS`, else UsageError."""
+def error_from_os(error: OSError, path: Path, *, fix: str = "choose another place for the output") -> CdgaError:
+    """The user's error for a failed write: ResourceError for `RESOURCE_ERRNOS`, else UsageError with ``fix``."""
     reason = error.strerror or str(error)
     if error.errno in RESOURCE_ERRNOS:
         return ResourceError(f"cannot write ({reason})", where=path, fix="free some space or choose another folder")
-    return UsageError(f"cannot write ({reason})", where=path, fix="choose another place for the output")
+    return UsageError(f"cannot write ({reason})", where=path, fix=fix)
 
 
 def sync_folder(folder: Path) -> None:

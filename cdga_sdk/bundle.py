@@ -180,13 +180,17 @@ class Manifest(_Block):
         return self.preprocess.imgsz_hw
 
 
-class _Score(BaseModel):
+class _Measured(BaseModel):
+    model_config = ConfigDict(strict=True)  # what is read is the JSON itself: a number in quotes is none
+
+
+class _Score(_Measured):
     miou: float
     frames: int
     data: str
 
 
-class _Report(BaseModel):
+class _Report(_Measured):
     """Of a precision's report in ``parity.json``: what `cdga_sdk` reads."""
 
     reference: str

@@ -700,10 +700,15 @@ def _scores_record(scores: Scores, facts: dict[str, str]) -> dict[str, object]:
     return {
         **facts,
         "frames": scores.frames,
-        "miou": round(scores.miou, 3),
-        "accuracy": round(scores.accuracy, 3),
-        "iou": {name: None if value != value else round(value, 3) for name, value in scores.iou.items()},
+        "miou": _rounded(scores.miou),
+        "accuracy": _rounded(scores.accuracy),
+        "iou": {name: _rounded(value) for name, value in scores.iou.items()},
     }
+
+
+def _rounded(percent: float) -> float | None:
+    """NaN, which JSON does not have, as null."""
+    return None if percent != percent else round(percent, 3)
 
 
 def _print_scores(scores: Scores, title: str) -> None:

@@ -306,7 +306,8 @@ def engine_cache_fact(*, driver: bool) -> Fact:
 def run_folder_fact(runs: Path) -> Fact:
     """Whether there is space where ``cdga segment`` writes to by default; nothing is made."""
     place = _nearest(runs)
-    why, free = _unwritable(runs), shutil.disk_usage(place).free
+    why = _unwritable(runs)
+    free = shutil.disk_usage(place).free if place.exists() else 0  # it may be a link to a disk that is not mounted
     little = free < _LITTLE_BYTES
     return Fact(
         name="run_folder",

@@ -98,8 +98,9 @@ def decode_png(data: bytes, where: Path) -> UInt8Array:
     """What `write_png` was given, from the file's bytes; ``where`` names it in errors.
 
     Raises:
-        InputError: Not an image of 8 bits.
+        InputError: Not an image of 8 bits, or absurdly large.
     """
+    _refuse_bomb(where, data)
     image = _decode(where, data, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8:
         raise InputError(f"image of type {image.dtype}, wanted 8 bits", where=where)
@@ -108,8 +109,8 @@ def decode_png(data: bytes, where: Path) -> UInt8Array:
 
 def _read_checked(path: Path) -> bytes:
     data = _read_bytes(path)
-    _refuse_bomb(path, data)
     _refuse_cut_jpeg(path, data)
+    _refuse_bomb(path, data)
     return data
 
 
@@ -144,5 +145,8 @@ def _refuse_cut_jpeg(path: Path, data: bytes) -> None:
 
 def _refuse_bomb(path: Path, data: bytes) -> None:
     width, height = stated_size_wh(data)
+    if width <= 0 or height <= 0:  # GIF and others that OpenCV reads too: how much memory they take is not known before
+        what = "not an image that can be decoded: wanted a PNG, JPEG, WebP, BMP or TIFF"
+        raise InputError(what, where=path, fix="check the file, or remove it")
     if width * height > _MAX_PIXELS:
         raise InputError(f"image of {width}x{height} pixels is too large", where=path)

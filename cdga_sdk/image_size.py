@@ -9,8 +9,9 @@ __all__ = ["JPEG", "stated_size_wh", "walk_jpeg"]
 
 JPEG: Final = b"\xff\xd8\xff"
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_BARE: Final = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # no length follows; 0 and 0xFF are no markers
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-_TIFF_NUMBERS: Final = {3: "H", 4: "I", 16: "Q"}
+_TIFF_NUMBERS: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}
 
 
 def stated_size_wh(data: bytes) -> tuple[int, int]:
@@ -35,14 +36,14 @@ def stated_size_wh(data: bytes) -> tuple[int, int]:
 def walk_jpeg(data: bytes) -> tuple[int, tuple[int, int]]:
     """Where a JPEG's scan begins (or its headers break off), and its width and height (ITU-T T.81, B.1 and B.2)."""
     at, size_wh = 2, (0, 0)
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):  # bytes between segments are passed over
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker in _JPEG_FRAMES:
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             size_wh = (width, height)
         if marker == 0xDA:
             break
-        at += 1 if marker == 0xFF else 2 + length  # 0xFF twice: a byte of padding
+        at += 1 if marker in _JPEG_BARE else 2 + length
     return at, size_wh
 
 
@@ -76,7 +77,7 @@ def _tiff(data: bytes) -> tuple[int, int]:
     found = {_TIFF_WIDTH: 0, _TIFF_HEIGHT: 0}
     for place in range(at, at + entry_bytes * min(entries, len(data)), entry_bytes):
         tag, kind = struct.unpack_from(f"{order}HH", data, place)
-        if tag in found and kind in _TIFF_NUMBERS:
+        if tag in found and not found[tag] and kind in _TIFF_NUMBERS:  # of two entries the first holds
             (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + (12 if is_big else 8))
         if all(found.values()):
             break

@@ -224,6 +224,9 @@ def class_set(name: str) -> ClassSet:
     return CLASS_SETS[name]
 
 
+_MOST_DIGITS: Final = 3  # of an id; Python refuses to read thousands
+
+
 def train_id_of(label: int | str, names: Sequence[str] = CITYSCAPES_NAMES) -> int:
     """The train id of a class given by name ("car") or id (13, "13").
 
@@ -231,8 +234,8 @@ def train_id_of(label: int | str, names: Sequence[str] = CITYSCAPES_NAMES) -> in
         UsageError: No such class.
     """
     text = str(label).strip()
-    if text.isdecimal() and int(text) < len(names):
+    if text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) < len(names):
         return int(text)
     if text in names:
         return names.index(text)
-    raise UsageError(f"unknown class '{text}'", fix=did_you_mean(text, names))
+    raise UsageError(f"unknown class '{text[:100]}'", fix=did_you_mean(text, names))

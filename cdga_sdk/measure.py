@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -114,11 +115,10 @@ def paired_ratio(
     return Ratio(median=float(np.median(ratios)), low=float(low), high=float(high))
 
 
-def load() -> dict[str, object]:
+def load(*, pressure: Path = Path("/proc/pressure/cpu")) -> dict[str, object]:
     """How busy the machine is: the 1-minute load, and how long tasks waited for a core lately where Linux tells."""
-    pressure = Path("/proc/pressure/cpu")
     waiting = None
-    if pressure.is_file():
+    with suppress(OSError):  # not there; or there, and unreadable: kernels that do not count, containers
         fields = pressure.read_text(encoding="ascii").split()
         waiting = float(next(field for field in fields if field.startswith("avg10=")).removeprefix("avg10="))
     one_minute = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none

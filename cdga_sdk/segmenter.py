@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -42,7 +43,8 @@ _OF_PIL: Final = "of a PIL image give np.asarray(image.convert('RGB')) and color
 class Segmenter:
     """Segments images and video with a bundle made by ``cdga export``.
 
-    Safe to call from several threads. A context manager; `close` may be called instead, and more than once.
+    Safe to call from several threads. A context manager; `close` may be called instead, and more than once. A process
+    that is forked while it is open needs one of its own: a runtime's threads are not copied.
 
     Args:
         model: The bundle's folder, or the name of a model: ``default`` is the one inside this package, others
@@ -96,6 +98,7 @@ class Segmenter:
         )
         self._backend = self._opened.backend
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def manifest(self) -> Manifest:
@@ -186,6 +189,8 @@ class Segmenter:
         """
         if self._closed:
             raise UsageError("this Segmenter is closed", fix="open a new one")
+        if os.getpid() != self._process:  # it would wait for ever for threads that a fork does not copy
+            raise UsageError("this Segmenter was opened before this process was forked", fix="open one in each process")
         frame_bgr = _checked(image_bgr)
         clock = [time.perf_counter()]
         seen_bgr = resize_image(frame_bgr, self.imgsz)
@@ -336,7 +341,8 @@ class Segmenter:
     def close(self) -> None:
         """Free the runtime; closing twice is harmless, calling afterwards is a UsageError."""
         self._closed = True
-        self._backend.close()
+        if os.getpid() == self._process:  # else freeing it would wait too; see `predict`
+            self._backend.close()
 
     def __enter__(self) -> Self:
         return self

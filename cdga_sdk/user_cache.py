@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from cdga_sdk.errors import UsageError
 
-__all__ = ["user_cache"]
+__all__ = ["OTHER_CACHE", "user_cache"]
+
+OTHER_CACHE: Final = "set CDGA_CACHE to a folder that you may write to"
+"""What to do where this one cannot be written to."""
 
 
 def user_cache() -> Path:

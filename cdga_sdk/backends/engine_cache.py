@@ -34,7 +34,7 @@ from cdga_sdk.backends.base import OnIncompatible
 from cdga_sdk.backends.engine_eviction import entry_lock, evict, limit_bytes, mark_used
 from cdga_sdk.errors import InputError, IntegrityError, ModelError, UsageError
 from cdga_sdk.progress import tell_on_stderr
-from cdga_sdk.user_cache import user_cache
+from cdga_sdk.user_cache import OTHER_CACHE, user_cache
 
 __all__ = [
     "EngineCache",
@@ -190,7 +190,7 @@ class EngineCache:
             folder.mkdir(mode=0o700, exist_ok=True)
             found = folder.lstat()
         except OSError as error:
-            raise error_from_os(error, folder) from error
+            raise error_from_os(error, folder, fix=OTHER_CACHE) from error
         _refuse_public(folder, found)
 
     def find(self, key: EngineKey) -> VerifiedEngine | str:
@@ -227,7 +227,7 @@ class EngineCache:
 
         Raises:
             ModelError: No engine fits and ``on_incompatible`` is ``error``.
-            UsageError: ``CDGA_CACHE_GIB`` is no size.
+            UsageError: ``CDGA_CACHE_GIB`` is no size, or the folder cannot be written to.
             ResourceError: The disk is full; nothing half written stays.
             CdgaError: Whatever ``build`` raises; nothing is kept.
         """
@@ -298,6 +298,8 @@ class EngineCache:
             except TimeoutError:
                 say("another process is building this TensorRT engine; waiting for it")
                 lock.acquire()
+            except OSError as error:
+                raise error_from_os(error, self.folder, fix=OTHER_CACHE) from error
             yield
         finally:
             lock.release()

@@ -55,9 +55,10 @@ def _export(model: NamedModel, weights: bytes, made: Path, limit_s: float) -> No
     file.write_bytes(weights)
     about.write_text(_toml(model.about), encoding="utf-8")
     size = ",".join(map(str, model.imgsz_hw))
+    search = json.dumps([place for place in sys.path if isinstance(place, str)])  # whatever a program has put there
     words: list[str | Path] = ["--weights", file, "--model", model.network, "--imgsz", size, "--about", about]
     with subprocess.Popen(  # noqa: S603 - this very interpreter
-        [sys.executable, "-c", _CODE, json.dumps(sys.path), "export", *words, "-o", made, "--quiet"],
+        [sys.executable, "-c", _CODE, search, "export", *words, "-o", made, "--quiet"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

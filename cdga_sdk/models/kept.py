@@ -25,7 +25,7 @@ from cdga_sdk.models.catalogue import REVISION, NamedModel
 from cdga_sdk.models.convert import convert
 from cdga_sdk.models.download import downloaded, refuse_other_bytes
 from cdga_sdk.progress import tell_on_stderr
-from cdga_sdk.user_cache import user_cache
+from cdga_sdk.user_cache import OTHER_CACHE, user_cache
 
 __all__ = ["bundle_at_hand", "kept_bundle", "models_folder"]
 
@@ -45,7 +45,7 @@ def bundle_at_hand(model: NamedModel) -> Bundle | None:
     """A model's bundle, verified, where it need not be made: the user's own, or the one in the cache.
 
     Raises:
-        UsageError: ``CDGA_MODELS`` names no folder.
+        UsageError: ``CDGA_MODELS`` names no folder, or one that cannot be read.
         ModelError: The user's own bundle of that name is damaged, or is not this model.
     """
     own = _own(f"{model.name}.cdga")
@@ -96,10 +96,14 @@ def _own(name: str) -> Path | None:
     stated = os.environ.get("CDGA_MODELS")
     if not stated:
         return None
-    if not Path(stated).is_dir():
-        raise UsageError("CDGA_MODELS names no folder", where=stated, fix="unset it, or make the folder")
-    place = Path(stated, name)
-    return place if place.exists() else None
+    try:
+        if not Path(stated).is_dir():
+            raise UsageError("CDGA_MODELS names no folder", where=stated, fix="unset it, or make the folder")
+        place = Path(stated, name)
+        return place if place.exists() else None
+    except OSError as error:
+        what = f"CDGA_MODELS names a folder that cannot be read ({error.strerror})"
+        raise UsageError(what, where=stated, fix="unset it, or name another") from error
 
 
 def _cache_place(model: NamedModel) -> Path:
@@ -109,7 +113,7 @@ def _cache_place(model: NamedModel) -> Path:
 def _cached(model: NamedModel) -> Bundle | None:
     """The bundle in the cache, where there is one that this version reads and would make."""
     place = _cache_place(model)
-    if not place.exists():
+    if not os.path.exists(place):  # noqa: PTH110 - false too where nobody may look
         return None
     try:
         bundle = Bundle.open(place)
@@ -189,7 +193,7 @@ def _alone(place: Path, lock_s: float, say: Say) -> Iterator[None]:
             f"another process has been making it for {lock_s:g} s", where=place, fix="end that process, then try again"
         ) from error
     except OSError as error:
-        raise error_from_os(error, place) from error
+        raise error_from_os(error, place, fix=OTHER_CACHE) from error
     try:
         yield
     finally:

@@ -338,6 +338,10 @@ def test_a_graph_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
         ({"parity": {"fp32": {}}}, "the parity report of fp32 .* 'reference"),
         ({"parity": {"fp32": {**REPORT, "min_agreement": 2}}}, "the parity report of fp32 .* 'min_agreement"),
         ({"parity": {"fp32": {**REPORT, "labels": {"miou": 1}}}}, "the parity report of fp32 .* 'labels.frame"),
+        (
+            {"parity": {"fp32": {**REPORT, "labels": {"miou": "43", "frames": 1, "data": "x"}}}},
+            "the parity report of fp32 .* 'labels.miou': Input should be a valid number",
+        ),
         ({"manifest": "fp16"}, "no precision fp32"),
         ({"golden": []}, "no golden frames"),
         ({"manifest": "extra"}, r"no model\.extra\.onnx"),

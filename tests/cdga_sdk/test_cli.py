@@ -328,6 +328,11 @@ def test_evaluate(own_bundle: Path, labelled: str, capsys: Captured) -> None:
     assert "x[/b].cdga on folder:data" in err
     assert run([*words, "--quiet", "--min-miou", "100"]) == 7
     assert capsys.readouterr().err.startswith("error[E-GATE]: mIoU ")
+    for name in "ab":
+        write_png(Path(f"data/labels/{name}.png"), np.full((64, 128), 255, np.uint8))
+    assert run([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (record["miou"], record["accuracy"], record["iou"]["road"]) == (None, None, None)
 
 
 def test_train_and_export_reach_their_packages(tiny_run: Path, capsys: Captured) -> None:

@@ -21,6 +21,7 @@ from cdga_sdk.doctor_facts import (
     memory_fact,
     packages_fact,
     pyav_fact,
+    run_folder_fact,
     segmenting_fact,
 )
 from cdga_sdk.library_probe import PROBE_GRAPH, Answer, Probe
@@ -252,6 +253,13 @@ def test_places_without_the_permission_to_write(place: Path) -> None:
     assert runs.startswith("problem False /")
     assert cache.endswith("cannot be written to")
     assert " cannot be written to in " in runs
+
+
+def test_a_link_to_a_disk_that_is_not_mounted(place: Path) -> None:
+    (place / "here/runs").symlink_to(place / "unmounted")
+    told = run_folder_fact(Path("runs/segment"))
+    assert (told.level, told.details["writable"]) == ("problem", False)
+    assert told.text.startswith(f"{place / 'here/runs'} is not a folder")
 
 
 def machine(**fields: Any) -> Machine:

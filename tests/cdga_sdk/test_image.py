@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from cdga_sdk.errors import InputError
-from cdga_sdk.image import is_image_file, list_images, read_image_bgr, read_label, write_png
+from cdga_sdk.image import decode_png, is_image_file, list_images, read_image_bgr, read_label, write_png
 from cdga_sdk.image_size import stated_size_wh
 from cdga_sdk.opencv import cv2
 
@@ -130,6 +130,8 @@ def test_png_bomb_is_refused_before_memory_is_taken(tmp_path: Path, size: tuple[
     try:
         with pytest.raises(InputError, match=f"{size[0]}x{size[1]} pixels is too large"):
             read_image_bgr(path)
+        with pytest.raises(InputError, match="pixels is too large"):
+            decode_png(path.read_bytes(), path)
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
@@ -188,6 +190,28 @@ def test_jpeg_bomb_is_refused(tmp_path: Path) -> None:
     data[frame_header + 5 : frame_header + 9] = struct.pack(">HH", 20_000, 20_000)
     with pytest.raises(InputError, match="20000x20000 pixels is too large"):
         read_image_bgr(put(tmp_path / "bomb.jpg", bytes(data)))
+
+
+def test_bytes_between_the_segments_of_a_jpeg_hide_no_bomb(tmp_path: Path) -> None:
+    data = encoded(".jpg", smooth())
+    data = data[:20] + b"\xff\x00\xff\xd0\x00" + data[20:]
+    assert data[2:4] == b"\xff\xe0"  # 16 bytes long, so what was put in lies behind it
+    assert read_image_bgr(put(tmp_path / "a.jpg", data)).shape == (64, 96, 3)
+    assert stated_size_wh(data) == (96, 64)
+
+
+def test_of_two_widths_in_a_tiff_the_first_holds_as_for_decoders() -> None:
+    entries = [(256, 9, 1, 16_000), (256, 3, 1, 1), (257, 4, 1, 16_000)]
+    header = b"II*\x00" + struct.pack("<IH", 8, len(entries))
+    assert stated_size_wh(header + b"".join(struct.pack("<HHII", *entry) for entry in entries)) == (16_000, 16_000)
+
+
+def test_formats_whose_size_is_not_looked_at_are_refused(tmp_path: Path) -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 300, 200, 0xF0, 0, 0) + b"\x00\x00\x00\xff\xff\xff"
+    gif = screen + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00;"
+    for data in (gif, encoded(".ppm", smooth())):
+        with pytest.raises(InputError, match="wanted a PNG, JPEG, WebP, BMP or TIFF"):
+            read_image_bgr(put(tmp_path / "a.png", data))
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def test_train_id_of_own_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "hint"), [("cars", "'car'"), ("19", "road"), ("-1", "road"), ("", "road"), ("255", "road")]
+    ("label", "hint"),
+    [("cars", "'car'"), ("19", "road"), ("-1", "road"), ("", "road"), ("255", "road"), ("9" * 5000, "road")],
 )
 def test_unknown_class(label: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):

@@ -79,6 +79,8 @@ def test_load_has_numbers_where_the_machine_tells_them() -> None:
     assert isinstance(load()["load_1min"], float)
     if Path("/proc/pressure/cpu").is_file():
         assert isinstance(load()["waiting_for_cpu_percent"], float)
+    for none in ("/proc/self/mem", "/proc/absent"):  # the first is there and cannot be read
+        assert load(pressure=Path(none))["waiting_for_cpu_percent"] is None
 
 
 def test_a_ratio_has_four_digits_in_json_and_two_decimals_for_the_reader() -> None:

@@ -314,6 +314,34 @@ def test_sixteen_threads_equal_serial(tiny_bundle: Path, picture: Picture, backe
         np.testing.assert_array_equal(result.confidence, serial[index % 16].confidence)
 
 
+FORKED = """
+import os, signal, sys
+import numpy as np
+from cdga_sdk import Segmenter
+from cdga_sdk.errors import UsageError
+frame = np.zeros((8, 8, 3), np.uint8)
+segmenter = Segmenter(sys.argv[1], threads=1)
+segmenter(frame)
+child = os.fork()
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+signal.alarm(60)
+try:
+    segmenter(frame)
+except UsageError as error:
+    print(error, flush=True)
+segmenter.close()
+Segmenter(sys.argv[1], threads=1)(frame)
+os._exit(0)
+"""
+
+
+def test_a_forked_process_needs_its_own(tiny_bundle: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tiny_bundle)], capture_output=True, text=True)
+    told = "this Segmenter was opened before this process was forked; open one in each process\n"
+    assert (done.stdout, done.returncode) == (told, 0), done.stderr
+
+
 def test_damaged_bundle_is_refused(own_bundle: Path) -> None:
     with (own_bundle / "model.onnx").open("ab") as graph:
         graph.write(b"x")

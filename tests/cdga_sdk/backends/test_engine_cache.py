@@ -286,6 +286,12 @@ def test_a_killed_build_leaves_no_entry_and_no_lock(cache: EngineCache, tmp_path
     assert lines == ["building a TensorRT engine: there is none yet for this model; it may take minutes"]
 
 
+def test_a_lock_that_cannot_be_made_is_told_before_anything_is_built(cache: EngineCache) -> None:
+    (cache.folder / f"{KEY.digest}.lock").mkdir()  # as good as a folder that cannot be written to, for root too
+    with pytest.raises(UsageError, match=r"cannot write .* set CDGA_CACHE to a folder that you may write to"):
+        cache.obtain(KEY, never, say=lambda line: None)
+
+
 def test_the_rest_of_a_killed_write_is_swept(cache: EngineCache) -> None:
     rest = cache.folder / f".{KEY.digest}.engine.abcd1234"
     rest.write_bytes(PLAN)

@@ -221,7 +221,8 @@ def test_what_becomes_another_bundle_is_not_kept(city_weights: Path, tmp_path: P
     assert files(tmp_path) == []
 
 
-def test_converting_ends_in_time(tmp_path: Path) -> None:
+def test_converting_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("lib")])  # as some programs have it
     with pytest.raises(ResourceError, match=rf"{CITY.name} is not converted within 0\.1 s; try again"):
         convert(CITY, DATA, tmp_path / "x.cdga", limit_s=0.1)
     assert files(tmp_path) == []
@@ -335,8 +336,22 @@ def test_waiting_for_another_process_ends(cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CDGA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match=r"cannot write \(Not a directory\)"):
+    with pytest.raises(UsageError, match=r"cannot write \(Not a directory\); set CDGA_CACHE to a folder that you may"):
         kept_bundle(CITY, offline=True)
+
+
+def test_places_that_cannot_be_looked_into(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = "a" * 300  # as good as a folder that one may not enter, for root too
+    monkeypatch.setenv("CDGA_CACHE", nowhere)
+    assert run(["models", "--json"]) == 0
+    with pytest.raises(UsageError, match=r"cannot write \(File name too long\); set CDGA_CACHE"):
+        kept_bundle(CITY, offline=True)
+    monkeypatch.setenv("CDGA_MODELS", nowhere)
+    with pytest.raises(UsageError, match="CDGA_MODELS names"):
+        bundle_at_hand(CITY)
+    capsys.readouterr()
+    assert run(["doctor", "--json", "--model", CITY.name, "--offline"]) == 6
+    assert "CDGA_MODELS names" in json.loads(capsys.readouterr().out)["facts"][-1]["text"]
 
 
 def test_a_folder_of_models_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
