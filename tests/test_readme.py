@@ -307,8 +307,25 @@ def test_what_is_said_of_the_default_model_follows_from_the_json() -> None:
     assert list(report["trained_minutes"]) == ["round1", "round2"]
     assert report["machine"].endswith("1 threads")
     best = max(run["bundle"]["miou"] for run in results("camvid_reference.json")["runs"])
-    said = f"scores {report['camvid_val_common11']['miou']:.1f} mIoU on CamVid's validation clip (11 classes), "
+    said = f"It scores {report['camvid_val_common11']['miou']:.1f} mIoU on CamVid's validation clip (11 classes), "
     assert f"{said}where the network below, trained on Cityscapes, has {best:.1f} at its best size" in text
+
+
+def test_what_chose_the_default_model_is_the_json_s() -> None:
+    report = results("default_model.json")
+    text = prose((ROOT / "docs/decisions/0018-default-model.md").read_text(encoding="utf-8"))
+    day = report["camvid_day_train_common11"]
+    first, second, made = (
+        day[name] for name in ("two_times_1000_streets_all", "two_times_2000_streets_all", "default")
+    )
+    assert max(run["miou"] for run in day.values()) == made["miou"]
+    assert f"compared on CamVid's {made['frames']} day frames" in text
+    assert f"`streets:all` score {first['miou']:.1f} mIoU there" in text
+    assert f"2,000 iterations {second['miou']:.1f}, 2,000 iterations on `streets:year` {made['miou']:.1f}" in text
+    for name, of in (("vegetation", "rose"), ("person", ""), ("building", "fell")):
+        values = [run["iou"][name] for run in (first, second, made)]
+        assert f"{of} from {values[0]:.1f} to {values[1]:.1f} and {values[2]:.1f}".strip() in text
+    assert report["iterations"] == 2000
 
 
 def test_deeplab_s_settings_are_the_json_s() -> None:

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.default_model import ABOUT, SIZES_HW, Fewer, draw_golden, drawn_miou, logs_of, trained_s
+from benchmarks.default_model import ABOUT, SIZES_HW, draw_golden, logs_of, miou_at, trained_s
 from benchmarks.markdown import results
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.models.catalogue import default_bundle
 from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.spec import open_labelled, open_unlabelled
-
-
-def test_every_nth_frame() -> None:
-    whole = open_labelled("streets:day", "val", (32, 64))
-    fewer = Fewer(whole, 30)
-    assert len(fewer) == 4
-    assert [fewer[i].name for i in range(4)] == [whole[i].name for i in (0, 30, 60, 90)]
-    assert fewer.identity() != whole.identity()
+from tests.published_layouts import make_camvid_segnet
 
 
 def test_golden_frames_are_drawn(tmp_path: Path) -> None:
@@ -29,10 +22,14 @@ def test_golden_frames_are_drawn(tmp_path: Path) -> None:
     assert all(golden[i].name.startswith("streets_day_") for i in range(4))
 
 
-def test_the_size_is_judged_on_drawn_labels(tiny_run: Path) -> None:
-    state = load_checkpoint(tiny_run)
-    drawn = Fewer(open_labelled("streets:day", "val", (64, 128)), 50)
-    assert 0 <= drawn_miou(state, (64, 128), drawn) <= 100
+def test_the_size_is_judged_on_labels(tiny_run: Path, tmp_path: Path) -> None:
+    data = make_camvid_segnet(tmp_path, counts={"val": 2})
+    scores = [
+        miou_at(load_checkpoint(tiny_run), size_hw, open_labelled(f"camvid:{data}", "val", size_hw))
+        for size_hw in ((64, 128), (32, 64))
+    ]
+    assert all(0 < score < 100 for score in scores)
+    assert scores[0] != scores[1]
 
 
 def test_the_time_is_the_logs(tmp_path: Path) -> None:
@@ -56,6 +53,6 @@ def test_the_committed_figures_are_the_bundles() -> None:
     parity = bundle.parity["fp32"]
     assert isinstance(parity, dict)
     assert report["camvid_val_common11"]["miou"] == pytest.approx(parity["labels"]["miou"], abs=0.05)
-    best = max(report["streets_val_19"], key=report["streets_val_19"].get)
+    best = max(report["by_size"], key=report["by_size"].get)
     height, width = report["imgsz_hw"]
     assert best == f"{width}x{height}"
