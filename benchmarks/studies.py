@@ -272,6 +272,17 @@ def _statistics() -> str:
     return table(("study", "arm", "seeds", "as trained", "target's statistics", "change"), rows)
 
 
+def _default_model() -> str:
+    """The runs among which the model in the package was chosen, by class, and the chosen one on the validation clip."""
+    report = results("default_model")
+    day = report["camvid_day_train_common11"]
+    columns = [day[name] for name in ("two_times_1000_streets_all", "two_times_2000_streets_all", "default")]
+    columns.append(report["camvid_val_common11"])
+    rows = [("mIoU", *(f"{column['miou']:.1f}" for column in columns))]
+    rows += [(name, *(f"{column['iou'][name]:.1f}" for column in columns)) for name in columns[0]["iou"]]
+    return table(("%", "1,000, no winter", "2,000, no winter", "2,000: taken", "taken, validation clip"), rows)
+
+
 def _smoothing() -> str:
     rows = []
     for way in results("smoothing")["ways"]:
@@ -298,5 +309,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "deeplab-claims": partial(_claims, DEEPLAB),
     "choices": _choices,
     "statistics": _statistics,
+    "default-model": _default_model,
     "smoothing": _smoothing,
 }

@@ -106,7 +106,7 @@ def _frames(
         chance = [seed, 40, DOMAINS.index(domain), number]
         picture = _picture(geometry, scene.camera, look, chance)
         twigs = scene.shapes.tile == TILE["twigs"]
-        if twigs.any():
+        if twigs.any():  # cost: the frame is drawn and lit twice
             behind = paint_geometry(scene.shapes.take(~twigs), shadow, scene.camera)
             picture = _mixed(picture, _picture(behind, scene.camera, look, chance), coverage(geometry))
         yield StreetFrame(image_rgb=picture, label=geometry.label)

@@ -762,9 +762,8 @@ def _winter_tree(variant: int) -> Model:
 
 def _grow(parts: ShapeList, rng: np.random.Generator) -> list[Point]:
     """A trunk and its branches; where they end."""
-    bark = _BARK
     fork = float(rng.uniform(1.8, 2.6))
-    parts.bone((0, 0, 0), (0, 0, fork), (0.2, 0.15), bark, tile=TILE["round"])
+    parts.bone((0, 0, 0), (0, 0, fork), (0.2, 0.15), _BARK, tile=TILE["round"])
     tips: list[tuple[Point, float, float]] = [((0.0, 0.0, fork), 0.0, 0.0)]
     for length, radius in ((2.3, 0.1), (1.8, 0.065), (1.3, 0.045)):
         grown: list[tuple[Point, float, float]] = []
@@ -777,7 +776,7 @@ def _grow(parts: ShapeList, rng: np.random.Generator) -> list[Point]:
                     y + flat * float(np.sin(to)),
                     z + length * float(np.cos(out)) * float(rng.uniform(0.8, 1.1)),
                 )
-                parts.bone((x, y, z), end, (radius, radius * 0.6), bark)
+                parts.bone((x, y, z), end, (radius, radius * 0.6), _BARK)
                 grown.append((end, out, to))
         tips = grown
     for (x, y, z), _, turn in tips:

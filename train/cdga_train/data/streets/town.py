@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from cdga_train.data.streets.shapes import Floats, Point
 
-Season = Literal["summer", "winter"]
-
 __all__ = [
     "BLOCK_M",
     "VIEW_M",
     "Gap",
     "Route",
+    "Season",
     "Side",
     "Street",
     "blocked",
@@ -32,6 +31,7 @@ __all__ = [
     "street_from_seed",
 ]
 
+Season = Literal["summer", "winter"]
 BLOCK_M: Final = 54.0
 VIEW_M: Final = 190.0
 _STEP_M: Final = 1.0
@@ -134,7 +134,7 @@ class Street:
         tram: Trams instead of buses in the middle lanes.
         paving, asphalt: Texture names.
         road_tone, walk_rgb: Colours.
-        season: In winter only conifers have leaves.
+        season: In winter broad trees are bare.
     """
 
     sides: tuple[Side, Side]
@@ -167,8 +167,9 @@ def _side(rng: np.random.Generator, sign: int, lane_m: float, num_lanes: int, in
 
 
 def street_from_seed(seed: int, season: Season = "summer") -> Street:
-    """The cross section and the densities of the town ``seed``; winter's towns are others than summer's in their
-    pavements too, which are often of the road's own asphalt.
+    """The cross section and the densities of the town ``seed``.
+
+    In winter the pavements differ too: they are often of asphalt, like the road.
     """
     street = _street_from_seed(seed)
     if season == "summer":
