@@ -146,7 +146,7 @@ def _refuse_cut_jpeg(path: Path, data: bytes) -> None:
 def _refuse_bomb(path: Path, data: bytes) -> None:
     width, height = stated_size_wh(data)
     if width <= 0 or height <= 0:  # GIF and others that OpenCV reads too: how much memory they take is not known before
-        what = "not an image that can be decoded: wanted a PNG, JPEG, WebP, BMP or TIFF"
-        raise InputError(what, where=path, fix="check the file, or remove it")
+        fix = "wanted a PNG, JPEG, WebP, BMP or TIFF; check the file, or remove it"
+        raise InputError("not an image that can be decoded", where=path, fix=fix)
     if width * height > _MAX_PIXELS:
         raise InputError(f"image of {width}x{height} pixels is too large", where=path)
