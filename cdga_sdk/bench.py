@@ -41,6 +41,7 @@ ScopeName = Literal["model", "frame", "file"]
 
 AGAIN: Final = "the first, again"
 _WARM_UP: Final = 1  # rounds; each runs every frame
+_CLIP_FRAMES: Final = 32
 _MIN_ROUNDS: Final = 5  # the median of fewer has no interval to speak of
 
 
@@ -56,10 +57,10 @@ class BenchRequest:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of the runtime; None for all that this process may use.
         rounds: That count, 5 or more.
-        frames: Of the clip, from its start.
+        frames: Of the clip, from its start; 32 where none are named. Golden frames are taken all.
 
     Raises:
-        UsageError: No backend of that name, or too few rounds or frames.
+        UsageError: No backend of that name, too few rounds or frames, or frames of no clip.
     """
 
     model: Path
@@ -69,15 +70,22 @@ class BenchRequest:
     device: str = "auto"
     threads: int | None = None
     rounds: int = 9
-    frames: int = 32
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < _MIN_ROUNDS:
             raise UsageError(f"rounds is {self.rounds}, wanted {_MIN_ROUNDS} or more", fix="9 resolve a few percent")
-        if self.frames < 1:
+        if self.frames is not None and self.frames < 1:
             raise UsageError(f"frames is {self.frames}, wanted 1 or more")
+        if self.frames is not None and self.video is None:
+            raise UsageError("frames are of a clip, and none is named", fix="add --video CLIP, or leave --frames out")
         if unknown := [name for name in self.backends if name not in BACKENDS]:
             raise UsageError(f"unknown backend '{unknown[0]}'", fix=f"use some of {', '.join(BACKENDS)}")
+
+    @property
+    def clip_frames(self) -> int:
+        """How many frames of the clip are taken, where it has as many."""
+        return _CLIP_FRAMES if self.frames is None else self.frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +211,9 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
         frame_runs = {name: partial(_run_frames, one.for_frames, frames_bgr) for name, one in runs.items()}
         scopes = _frame_scopes(rounds(frame_runs))
         if request.video is not None:
-            file_runs = {n: partial(_run_file, one.for_files, request.video, request.frames) for n, one in runs.items()}
+            file_runs = {
+                n: partial(_run_file, one.for_files, request.video, request.clip_frames) for n, one in runs.items()
+            }
             scopes += (_file_scope(rounds(file_runs)),)
         model_id = opened[first].for_frames.model_id
     return BenchReport(
@@ -222,7 +232,7 @@ def bench(request: BenchRequest, on_run: Callable[[int, int], None] | None = Non
 def _frames(request: BenchRequest, bundle: Bundle) -> list[UInt8Array]:
     if request.video is None:
         return [golden.image_bgr for golden in bundle.golden_frames()]
-    with VideoSource(request.video, max_frames=request.frames) as source:
+    with VideoSource(request.video, max_frames=request.clip_frames) as source:
         frames = [frame.image_bgr for frame in source]
     if not frames:
         raise InputError("no frame can be decoded", where=request.video)

@@ -19,6 +19,7 @@ from rich.table import Table
 from cdga_sdk.bench import AGAIN, BenchReport, BenchRequest, ScopeTimes, bench
 from cdga_sdk.errors import DegradedError, one_line
 from cdga_sdk.machine import this_machine
+from cdga_sdk.models.catalogue import DEFAULT, default_bundle
 from cdga_sdk.progress import progress_bar
 
 __all__ = ["run_bench"]
@@ -70,14 +71,15 @@ def _record(report: BenchReport, request: BenchRequest) -> dict[str, object]:
 
 def _command(request: BenchRequest) -> str:
     """The line that measures the same, files by their names."""
-    words = ["cdga", "bench", request.model.name]
+    words = ["cdga", "bench", DEFAULT if request.model == default_bundle() else request.model.name]
     if request.video is not None:
         words += ["--video", request.video.name]
     words += [word for backend in request.backends for word in ("--backend", backend)]
     words += [word for precision in request.precisions for word in ("--precision", precision)]
     words += [] if request.threads is None else ["--threads", str(request.threads)]
-    numbers = ("--rounds", str(request.rounds), "--frames", str(request.frames))
-    return shlex.join([*words, "--device", request.device, *numbers, "--json"])
+    words += ["--device", request.device, "--rounds", str(request.rounds)]
+    words += [] if request.video is None else ["--frames", str(request.clip_frames)]
+    return shlex.join([*words, "--json"])
 
 
 def _versions() -> dict[str, str]:

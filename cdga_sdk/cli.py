@@ -423,7 +423,7 @@ def bench(
     device: Device = "auto",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Rounds that count; each runs everything once.")] = 9,
-    frames: Annotated[int, typer.Option(help="Frames of the clip in a run.")] = 32,
+    frames: Annotated[int | None, typer.Option(help="Frames of the clip in a run; by default 32.")] = None,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

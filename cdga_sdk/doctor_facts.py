@@ -328,7 +328,8 @@ def segmenting_fact(answer: Answer, trial: Trial | None, model: str | None, *, g
     fix: str | None = None
     if gpu and " cuda " not in trial.backend:
         level, fix = "note", "there is a GPU, but it is not used: each runtime tells why"
-    if trial.agreement < trial.min_agreement:
+    is_wrong = trial.agreement < trial.min_agreement
+    if is_wrong:
         level, fix = "problem", "see what cdga verify says of other backends"
     return Fact(
         name="segmenting",
@@ -336,6 +337,7 @@ def segmenting_fact(answer: Answer, trial: Trial | None, model: str | None, *, g
         text=f"{'a probe graph' if model is None else f'{model}, verified,'} runs on {trial.backend}: "
         f"{trial.inference_ms:.1f} ms a frame of {width}x{height}, {100 * trial.agreement:.2f} % as it should be",
         fix=fix,
+        stops=is_wrong,
     )
 
 

@@ -214,14 +214,13 @@ def _built(
     parser = trt.OnnxParser(network, log)
     _parse(parser, network, model_bytes)
     config = _config(trt, builder, network, key)
-    if timing_cache is not None:
-        _read_timing_cache(config, timing_cache, say)
+    keeps_times = timing_cache is not None and _takes_timing_cache(config, timing_cache, say)
     config.progress_monitor = watch = _watch(trt, stopped)
     plan = builder.build_serialized_network(network, config)
     del watch  # TensorRT has a pointer to it until here
     if plan is None:
         raise _refusal(log.errors)
-    if timing_cache is not None:
+    if timing_cache is not None and keeps_times:
         _write_timing_cache(config, timing_cache, say)
     return bytes(plan)
 
@@ -301,17 +300,17 @@ def _config(trt: Any, builder: Any, network: Any, key: EngineKey) -> Any:
     return config
 
 
-def _read_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> None:
-    """Hand over the file's times; an empty cache where there is none, or where it is of another GPU or version."""
+def _takes_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> bool:
+    """Hand over the file's times, or begin a file; what is no cache of this GPU and version stays as it is."""
     try:
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"cannot read the timing cache ({error.strerror})", where=path) from error
     cache = config.create_timing_cache(data)
     if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 - a C++ signature
-        return
-    say(f"{path}: of another GPU or TensorRT: the timing cache is begun anew")
-    config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003 - a C++ signature
+        return True
+    say(f"{path}: no timing cache of this GPU and TensorRT, so neither used nor changed; name another file")
+    return False
 
 
 def _write_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_bad_words(tiny_bundle: Path, tmp_path: Path) -> None:
     assert run(["bench", str(tiny_bundle), "--backend", "onnxruntime", "--backend", "openvin"]) == 2
     with pytest.raises(UsageError, match="frames is 0"):
         BenchRequest(model=Path("m"), frames=0)
+    assert run(["bench", str(tiny_bundle), "--frames", "8"]) == 2
+
+
+def test_the_packages_model_goes_by_its_name_in_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "default", "--backend", "onnxruntime", "--threads", "1", "--device", "cpu", "--rounds", "5"]
+    assert run([*words, "--json"]) in {0, 4}
+    assert json.loads(capsys.readouterr().out)["command"] == shlex.join(["cdga", *words, "--json"])
 
 
 def test_a_clip_without_a_frame(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -321,7 +321,8 @@ def test_a_gpu_that_is_not_used_and_labels_that_are_wrong() -> None:
         ("onnxruntime cuda fp32", 0.98, True, "problem"),
     ):
         tried = Trial(backend=backend, agreement=agreement, **trial)
-        assert segmenting_fact(Answer(), tried, None, gpu=gpu).level == level
+        told = segmenting_fact(Answer(), tried, None, gpu=gpu)
+        assert (told.level, told.stops) == (level, level == "problem")
 
 
 PLANTED_DRIVER = """

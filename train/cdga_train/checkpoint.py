@@ -1,8 +1,9 @@
 """The whole training state in one file: safetensors with a JSON header, no pickle, verified when read.
 
-Tensor names: ``network/...``, ``grouping/...``, ``discriminator/...`` hold weights; ``optim/NAME/INDEX/KEY`` holds the
-state of optimiser NAME for its parameter number INDEX; ``scaler/KEY`` holds the loss scale of fp16. Random state is not
-stored: everything random about an iteration follows from (seed, iteration).
+Tensor names: ``network/...``, ``grouping/...``, ``discriminator/...`` hold weights; ``iterate/...`` those that training
+goes on from where ``network/...`` is the average; ``optim/NAME/INDEX/KEY`` holds the state of optimiser NAME for its
+parameter number INDEX; ``scaler/KEY`` holds the loss scale of fp16. Random state is not stored: everything random about
+an iteration follows from (seed, iteration).
 """
 
 from __future__ import annotations

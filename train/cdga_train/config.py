@@ -155,6 +155,9 @@ class TrainConfig:
     """Where C and D see the probabilities: at the input's size (the paper) or at the head's (far cheaper)."""
     freeze_bn_affine: bool = False
     """Keep the network's BatchNorm weights and biases as they are; its statistics are still the batch's (BDL)."""
+    average_power: float | None = None
+    """The run's network is the average of all iterates, iterate t counting as t ** average_power; None: the last one.
+    3 has mostly the last two fifths in it. The paper does not average."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the convolutions, by autocast; losses, softmax and weights are float32 always. fp32 is without TF32."""
     channels_last: bool = True
@@ -194,6 +197,8 @@ class TrainConfig:
             raise UsageError(f"got {self.candidates}, wanted at least 0", where="candidates")
         if self.rounds not in {1, 2}:
             raise UsageError(f"got {self.rounds}, wanted 1 or 2", where="rounds")
+        if self.average_power is not None and not 0 <= self.average_power < float("inf"):
+            raise UsageError(f"got {self.average_power}, wanted a number of at least 0, or none", where="average_power")
         if not 0 <= self.fda_beta < 0.5:
             raise UsageError(f"got {self.fda_beta}, wanted 0 to below 0.5", where="fda_beta")
         if not 0 <= self.seed < 2**32:  # numpy takes no negative seed, and torch's are made by multiplying

@@ -136,6 +136,7 @@ def iterate(state: TrainingState, batches: Sequence[Batch], processes: Processes
             state.scaler.step(optimiser)
     state.scaler.update()
     state.iteration += 1
+    state.average_weights()
     return values
 
 
@@ -269,7 +270,7 @@ def _save_what_is_due(state: TrainingState, folder: Path, processes: Processes, 
     is_due = is_leaving or state.iteration % state.config.save_every == 0
     if not (is_candidate or is_due):
         return
-    processes.average_buffers(state.networks.parts().values())
+    processes.average_buffers(state.modules().values())
     _refuse_nan({}, state, folder / LAST)
     if is_candidate and processes.is_first:
         save_checkpoint(candidate_file(folder, state.iteration), state.candidate())

@@ -362,6 +362,7 @@ def footage_cdga() -> TrainConfig:
         imgsz=(288, 512),
         iters=1000,
         rounds=2,
+        average_power=3.0,
         score=ScoreConfig(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from cdga_sdk.errors import ModelError, ResourceError, UsageError, one_line
 from cdga_sdk.labels import CITYSCAPES_NAMES
 from cdga_sdk.preprocess import Preprocess
+from cdga_train.averaging import average_in, newest_share
 from cdga_train.checkpoint import Checkpoint, Draws, is_checkpoint, load_checkpoint, read_published_weights
 from cdga_train.config import IMAGENET, TrainConfig
 from cdga_train.models.base import SegmentationNetwork
@@ -120,7 +122,8 @@ class TrainingState:
         preprocess: What G's input must look like.
         normalise: Makes that of uint8 frames, on the device.
         networks: G, C and D.
-        optimisers: One for each of them, by the same names.
+        average: Of G's weights over the iterations, on the device, where the configuration asks for it.
+        optimisers: One for each of G, C and D, by the same names.
         scaler: Scales the losses in fp16, so that small gradients survive; does nothing otherwise.
         iteration: Iterations done.
         pseudo_labels: sha256 of the label set that the run trains on; None in round 1.
@@ -134,6 +137,7 @@ class TrainingState:
     preprocess: Preprocess
     normalise: Normalise
     networks: Networks
+    average: SegmentationNetwork | None
     optimisers: dict[str, Optimizer]
     scaler: GradScaler
     iteration: int = 0
@@ -159,6 +163,7 @@ class TrainingState:
             module.to(device).train()
         if config.channels_last:
             networks.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
+        average = None if config.average_power is None else copy.deepcopy(networks.network)  # compiled, it has no copy
         if config.compile:
             for module in networks.parts().values():
                 module.compile()
@@ -169,6 +174,7 @@ class TrainingState:
             preprocess=preprocess,
             normalise=Normalise(preprocess).to(device),
             networks=networks,
+            average=average,
             optimisers=_optimisers(networks, config),
             scaler=GradScaler(device.type, enabled=config.precision == "fp16"),
             starts_whole=starts_whole,
@@ -184,7 +190,7 @@ class TrainingState:
         # Published weights need not be there any more: every tensor comes from the checkpoint.
         state = cls.new(replace(config, weights=None), device)
         state.config = config
-        for name, module in state.networks.parts().items():
+        for name, module in state.modules().items():
             load_weights(module, checkpoint.part(name), f"the checkpoint's {name}")
         for name, optimiser in state.optimisers.items():
             _load_optimiser(optimiser, checkpoint.part(f"optim/{name}"))
@@ -194,6 +200,17 @@ class TrainingState:
         state.pseudo_labels = checkpoint.pseudo_labels
         state.draws = checkpoint.draws
         return state
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What holds weights, by the names that a checkpoint gives it: ``network`` is what the run is for."""
+        parts = self.networks.parts()
+        return parts if self.average is None else {**parts, "iterate": parts["network"], "network": self.average}
+
+    def average_weights(self) -> None:
+        """Let the iterate that `iteration` counts into the average, where there is one."""
+        if self.average is not None and self.config.average_power is not None:
+            share = newest_share(self.iteration, self.config.average_power)
+            average_in(self.average, self.networks.network, share)
 
     def set_learning_rates(self) -> None:
         """Poly schedule: every base rate times ``(1 - iteration / poly_iters) ** poly_power``."""
@@ -211,7 +228,7 @@ class TrainingState:
 
     def checkpoint(self) -> Checkpoint:
         """Everything that `resumed` needs."""
-        tensors = {f"{part}/{k}": v for part, m in self.networks.parts().items() for k, v in m.state_dict().items()}
+        tensors = {f"{part}/{k}": v for part, m in self.modules().items() for k, v in m.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             tensors.update({f"optim/{name}/{k}": v for k, v in _optimiser_tensors(optimiser).items()})
         if self.scaler.is_enabled():
@@ -221,7 +238,8 @@ class TrainingState:
 
     def candidate(self) -> Checkpoint:
         """The segmentation network alone: what is exported, scored and chosen between."""
-        return self._checkpoint_of({f"network/{k}": v for k, v in self.networks.network.state_dict().items()})
+        network = self.modules()["network"]
+        return self._checkpoint_of({f"network/{k}": v for k, v in network.state_dict().items()})
 
     def fingerprint(self) -> str:
         """sha256 of every weight and optimiser tensor: equal runs have equal fingerprints."""

@@ -17,6 +17,7 @@ from cdga_sdk.backends.engine_cache import EngineKey
 from cdga_sdk.backends.tensorrt_build import (
     HW_COMPAT,
     BuildFlags,
+    _takes_timing_cache,
     batch_text,
     build_plan,
     graph_precision,
@@ -289,3 +290,24 @@ def test_a_timing_cache_that_cannot_be_written_does_not_cost_the_engine(model_by
     (line,) = said
     assert line.startswith("the timing cache is not kept: ")
     assert "cannot write" in line
+
+
+class OtherGpusConfig:
+    """TensorRT's configuration where the cache's bytes are of another GPU, or no cache: it makes nothing of them."""
+
+    def create_timing_cache(self, data: bytes) -> object | None:
+        return None if data else object()
+
+    def set_timing_cache(self, cache: object, ignore_mismatch: bool) -> bool:
+        return not ignore_mismatch
+
+
+def test_a_file_that_is_no_timing_cache_of_this_gpu_is_not_taken(tmp_path: Path) -> None:
+    foreign, said = tmp_path / "model.onnx", list[str]()
+    foreign.write_bytes(b"mine")
+    assert not _takes_timing_cache(OtherGpusConfig(), foreign, said.append)
+    assert said == [
+        f"{foreign}: no timing cache of this GPU and TensorRT, so neither used nor changed; name another file"
+    ]
+    assert _takes_timing_cache(OtherGpusConfig(), tmp_path / "new", said.append)
+    assert len(said) == 1
