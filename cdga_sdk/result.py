@@ -141,7 +141,7 @@ class SegResult:
         ]
 
     def to_polygons(self, min_area_px: float = 64.0, tolerance_px: float = 1.0) -> list[Polygon]:
-        """Outer contours of each class, simplified; regions smaller than ``min_area_px`` are left out."""
+        """Outer contours of each class, simplified; regions of fewer pixels, holes counted, are left out."""
         return [
             Polygon(category_id=i, name=self.names[i], points_xy=points)
             for i in self._present()
@@ -195,5 +195,16 @@ def _contours(
     of_class_HW: np.typing.NDArray[np.bool_], min_area_px: float, tolerance_px: float
 ) -> list[list[tuple[int, int]]]:
     found, _ = cv2.findContours(of_class_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    kept = [cv2.approxPolyDP(c, tolerance_px, closed=True) for c in found if cv2.contourArea(c) >= min_area_px]
+    kept = [
+        cv2.approxPolyDP(c, tolerance_px, closed=True)
+        for c in found
+        if _pixels_within(np.asarray(c, np.int32)) >= min_area_px
+    ]
     return [[(int(x), int(y)) for x, y in c.reshape(-1, 2)] for c in kept if len(c) >= 3]
+
+
+def _pixels_within(contour_N12: np.typing.NDArray[np.int32]) -> float:
+    """Pixels on and inside a contour through the outermost pixels' centres, by Pick's theorem."""
+    corners = contour_N12.reshape(-1, 2)
+    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)  # a side is straight or at 45 degrees
+    return float(cv2.contourArea(contour_N12) + steps.sum() / 2 + 1)

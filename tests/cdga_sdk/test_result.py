@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -117,6 +118,21 @@ def test_polygons_of_a_square() -> None:
     assert set(polygon["points_xy"]) == {(30, 10), (45, 10), (45, 20), (30, 20)}
     assert len(result_of(mask).to_polygons(min_area_px=1)) == 2
     assert result_of(mask).to_polygons(min_area_px=1000) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_region_s_area_is_its_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    blobs = cv2.GaussianBlur(rng.standard_normal((60, 80)).astype(np.float32), (0, 0), 3) > 0.02
+    outside = np.pad(blobs, 1).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    filled = outside[1:-1, 1:-1] != 2
+    _, _, stats, _ = cv2.connectedComponentsWithStats(filled.astype(np.uint8), connectivity=8)
+    areas = [int(area) for area in stats[1:, cv2.CC_STAT_AREA]]
+    result = result_of(np.where(blobs, 0, 255).astype(np.uint8))
+    for area in {area for area in areas if area > 40}:  # thinner ones may be lines, which are left out
+        for least, of_these in ((area, [a for a in areas if a >= area]), (area + 1, [a for a in areas if a > area])):
+            assert len(result.to_polygons(min_area_px=least)) == len(of_these), least
 
 
 def test_polygons_leave_lines_out() -> None:
