@@ -51,6 +51,7 @@ class BenchRequest:
 
     Attributes:
         model: The bundle's folder.
+        named: What the user called it, for the command that measures the same; None for the folder's name.
         video: A clip to take frames from, and for the scope ``file``; without one, the bundle's golden frames.
         backends: As `cdga_sdk.Segmenter` takes them; what cannot be had here is told and left out.
         precisions: Of the bundle's graphs; none for all of them.
@@ -64,6 +65,7 @@ class BenchRequest:
     """
 
     model: Path
+    named: str | None = None
     video: Path | None = None
     backends: tuple[str, ...] = ("auto", "onnxruntime", "openvino")
     precisions: tuple[str, ...] = ()

@@ -19,7 +19,6 @@ from rich.table import Table
 from cdga_sdk.bench import AGAIN, BenchReport, BenchRequest, ScopeTimes, bench
 from cdga_sdk.errors import DegradedError, one_line
 from cdga_sdk.machine import this_machine
-from cdga_sdk.models.catalogue import DEFAULT, default_bundle
 from cdga_sdk.progress import progress_bar
 
 __all__ = ["run_bench"]
@@ -71,7 +70,7 @@ def _record(report: BenchReport, request: BenchRequest) -> dict[str, object]:
 
 def _command(request: BenchRequest) -> str:
     """The line that measures the same, files by their names."""
-    words = ["cdga", "bench", DEFAULT if request.model == default_bundle() else request.model.name]
+    words = ["cdga", "bench", request.named or request.model.name]
     if request.video is not None:
         words += ["--video", request.video.name]
     words += [word for backend in request.backends for word in ("--backend", backend)]

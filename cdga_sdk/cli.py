@@ -435,6 +435,7 @@ def bench(
 
     request = BenchRequest(
         model=model_path(model, offline=offline),
+        named=Path(model).name,
         video=video,
         backends=tuple(backend or ("auto", "onnxruntime", "openvino")),
         precisions=tuple(precision or ()),

@@ -63,7 +63,7 @@ class Report:
 
     @property
     def can_segment(self) -> bool:
-        """Whether ``cdga segment`` works here."""
+        """Whether ``cdga segment`` works here, with the labels that it should give."""
         return not any(fact.stops for fact in self.facts)
 
     def as_dict(self) -> dict[str, object]:
@@ -122,7 +122,7 @@ def _tried(model: str | None, probe: Callable[..., Probe], *, offline: bool) -> 
 
 
 def refuse_unfit(report: Report) -> None:
-    """Exit code 6 where segmenting cannot work.
+    """Exit code 6 where segmenting cannot work, or gives wrong labels.
 
     Raises:
         ResourceError: A fact stops it.

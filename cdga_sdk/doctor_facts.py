@@ -17,6 +17,7 @@ from cdga_sdk.backends.choice import Candidate
 from cdga_sdk.errors import CdgaError
 from cdga_sdk.library_probe import DECODERS, ENCODER, Answer
 from cdga_sdk.machine import NO_DRIVER, Machine
+from cdga_sdk.models.catalogue import DEFAULT
 
 __all__ = [
     "TENSORRT_EXTRAS",
@@ -66,7 +67,7 @@ class Fact:
         level: ``ok``, ``note`` (works, could be better) or ``problem``.
         text: What was found, in one line.
         fix: What to do about it.
-        stops: ``cdga segment`` cannot work because of it.
+        stops: ``cdga segment`` cannot work because of it, or gives wrong labels.
         details: The same for programs, plain values by name; empty where nothing was found.
     """
 
@@ -330,12 +331,13 @@ def segmenting_fact(answer: Answer, trial: Trial | None, model: str | None, *, g
         level, fix = "note", "there is a GPU, but it is not used: each runtime tells why"
     is_wrong = trial.agreement < trial.min_agreement
     if is_wrong:
-        level, fix = "problem", "see what cdga verify says of other backends"
+        level, fix = "problem", f"see what cdga verify {model or DEFAULT} says of other backends"
     return Fact(
         name="segmenting",
         level=level,
         text=f"{'a probe graph' if model is None else f'{model}, verified,'} runs on {trial.backend}: "
-        f"{trial.inference_ms:.1f} ms a frame of {width}x{height}, {100 * trial.agreement:.2f} % as it should be",
+        f"{trial.inference_ms:.1f} ms a frame of {width}x{height}, {100 * trial.agreement:.2f} % as it should be"
+        + (f", wanted {100 * trial.min_agreement:.2f} %: its labels are wrong" if is_wrong else ""),
         fix=fix,
         stops=is_wrong,
     )

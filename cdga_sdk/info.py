@@ -38,6 +38,7 @@ def describe(path: Path) -> dict[str, object]:
         "source": config.source,
         "target": config.target,
         "iteration": f"{checkpoint.iteration} of {config.iters}",
+        "weights": config.weights_kept,
         "seed": config.seed,
     }
 

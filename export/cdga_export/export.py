@@ -151,7 +151,9 @@ def export_checkpoint(
         config.model,
         source=without_place(config.source),
         target=None if config.target is None else without_place(config.target),
-        arm=config.arm + (" with FDA" if config.translate == "fda" else ""),
+        arm=config.arm
+        + (" with FDA" if config.translate == "fda" else "")
+        + (f", weights {config.weights_kept}" if config.average_power is not None else ""),
         iterations=state.iteration,
         seed=config.seed,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cdga_sdk.cli import run
+from cdga_sdk.doctor import Report, refuse_unfit
 from cdga_sdk.doctor_facts import (
     Trial,
     cores_fact,
@@ -24,6 +25,7 @@ from cdga_sdk.doctor_facts import (
     run_folder_fact,
     segmenting_fact,
 )
+from cdga_sdk.errors import ResourceError
 from cdga_sdk.library_probe import PROBE_GRAPH, Answer, Probe
 from cdga_sdk.machine import Machine, cuda_driver
 
@@ -323,6 +325,9 @@ def test_a_gpu_that_is_not_used_and_labels_that_are_wrong() -> None:
         tried = Trial(backend=backend, agreement=agreement, **trial)
         told = segmenting_fact(Answer(), tried, None, gpu=gpu)
         assert (told.level, told.stops) == (level, level == "problem")
+        if told.stops:
+            with pytest.raises(ResourceError, match=r"wanted .* %: its labels are wrong; see what cdga"):
+                refuse_unfit(Report(model=None, facts=(told,), trial=tried))
 
 
 PLANTED_DRIVER = """

@@ -14,9 +14,11 @@ from cdga_train.averaging import average_in, newest_share
 from cdga_train.checkpoint import load_checkpoint
 from cdga_train.config import TrainConfig
 from cdga_train.loop import iterate
+from cdga_train.panels import GroupedNetwork, fused_network
+from cdga_train.predict import predict_prob
 from cdga_train.run_layout import LAST, candidate_file
 from cdga_train.state import TrainingState, build_network
-from tests.cdga_train.test_flags import CPU, SMALL, batches_of
+from tests.cdga_train.test_flags import CPU, SMALL, Blocks, batches_of
 from tests.cdga_train.test_loop import FLOOR, fingerprint, folder_in, train
 
 AVERAGED = replace(FLOOR, iters=6, candidates=2, average_power=3.0)
@@ -71,20 +73,56 @@ def test_resume_is_bit_for_bit_with_the_average(tmp_path: Path) -> None:
 
 
 def test_the_average_is_what_a_run_gives(tmp_path: Path) -> None:
-    last = load_checkpoint(train(AVERAGED, tmp_path))
-    candidate = load_checkpoint(candidate_file(tmp_path, 6))
+    plain, averaged = (folder_in(tmp_path, name) for name in ("plain", "averaged"))
+    train(replace(AVERAGED, average_power=None), plain)
+    last = load_checkpoint(train(AVERAGED, averaged))
+    candidate = load_checkpoint(candidate_file(averaged, 6))
     given = build_network(last).state_dict()
     for name, value in candidate.part("network").items():
         assert torch.equal(value, given[name]), name
     assert not candidate.part("iterate")
-    iterates = last.part("iterate")
-    assert any(not torch.equal(value, iterates[name]) for name, value in given.items())
+    iterate_ = build_network(last.of_iterate()).state_dict()
+    for name, value in load_checkpoint(plain / LAST).of_iterate().part("network").items():
+        assert torch.equal(value, iterate_[name]), name
+    assert any(not torch.equal(value, iterate_[name]) for name, value in given.items())
 
 
-def test_a_checkpoint_without_an_average_does_not_resume_into_one(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(train(replace(AVERAGED, average_power=None), tmp_path))
-    with pytest.raises(ModelError, match="iterate"):
-        TrainingState.resumed(checkpoint, AVERAGED, CPU)
+def test_groups_are_those_of_the_iterate_that_c_was_trained_with() -> None:
+    state, image_bgr = TrainingState.new(replace(SMALL, average_power=0.0), CPU), Blocks(seed=1)[0].image_bgr
+    for i in range(2):
+        iterate(state, batches_of(SMALL)[i])
+    checkpoint = state.checkpoint()
+    prob_Chw, _ = GroupedNetwork(checkpoint)(image_bgr)
+    of_iterate, of_average = (
+        predict_prob(fused_network(one, CPU), image_bgr) for one in (checkpoint.of_iterate(), checkpoint)
+    )
+    assert torch.equal(prob_Chw, of_iterate)
+    assert not torch.equal(prob_Chw, of_average)
+
+
+def test_whole_weights_that_are_given_stay_a_candidate_as_they_are(tmp_path: Path) -> None:
+    first, second = folder_in(tmp_path, "first"), folder_in(tmp_path, "second")
+    given = train(AVERAGED, first)
+    train(replace(AVERAGED, weights=str(given), iters=2), second)
+    kept, expected = load_checkpoint(candidate_file(second, 0)), load_checkpoint(given).part("network")
+    for name, value in kept.part("network").items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("before", [None, 3.0])
+def test_a_run_goes_on_with_or_without_an_average_as_it_began(before: float | None, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(train(replace(AVERAGED, average_power=before), tmp_path))
+    after = replace(AVERAGED, average_power=3.0 if before is None else None)
+    with pytest.raises(ModelError, match=r"average of its iterates; resume with the same average_power"):
+        TrainingState.resumed(checkpoint, after, CPU)
+
+
+def test_an_average_that_is_no_number_is_never_saved() -> None:
+    state = TrainingState.new(replace(SMALL, average_power=3.0), CPU)
+    assert state.is_finite()
+    assert state.average is not None
+    nn.init.constant_(next(state.average.parameters()), float("nan"))
+    assert not state.is_finite()
 
 
 @pytest.mark.parametrize("power", [-1.0, float("inf"), float("nan")])

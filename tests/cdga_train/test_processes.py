@@ -64,7 +64,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_two_processes_agree_with_one_that_accumulates(domains: Path, tmp_path: Path) -> None:
-    done = torchrun(words(domains, "iters=3", "batch=1", "accumulate=1", "--name", "two"), tmp_path)
+    done = torchrun(words(domains, "iters=3", "batch=1", "accumulate=1", "average_power=1", "--name", "two"), tmp_path)
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 0, output
     two = tmp_path / "runs/train/two"

@@ -13,7 +13,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +91,11 @@ class Checkpoint:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix/``, without it."""
         return {k.removeprefix(f"{prefix}/"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
+
+    def of_iterate(self) -> Checkpoint:
+        """With the weights that training goes on from as its network; they already are where there is no average."""
+        iterate = {f"network/{name}": tensor for name, tensor in self.part("iterate").items()}
+        return replace(self, tensors={**self.tensors, **iterate})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -229,6 +229,13 @@ class TrainConfig:
         return self.source_imgsz or self.imgsz
 
     @property
+    def weights_kept(self) -> str:
+        """What the run's network is, for people."""
+        if self.average_power is None:
+            return "of the last iteration"
+        return f"averaged over the iterations, power {self.average_power:g}"
+
+    @property
     def is_adapting(self) -> bool:
         """Whether the arm forwards target images."""
         return self.arm != "source_only"

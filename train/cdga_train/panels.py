@@ -89,8 +89,8 @@ class GroupShare:
 class GroupedNetwork:
     """G and C of one training state, in eval mode: what gives an image its group maps.
 
-    Both must come from the same state, for C was trained on the P of its own G. C's BatchNorm uses its running
-    statistics, which mix both domains, where a training step uses those of the batch.
+    Both must come from the same iterate, for C was trained on the P of its own G: no average of G's. C's BatchNorm uses
+    its running statistics, which mix both domains, where a training step uses those of the batch.
 
     Args:
         checkpoint: A whole training state of the cdga arm.
@@ -112,7 +112,7 @@ class GroupedNetwork:
         self.iteration = checkpoint.iteration
         self.names = checkpoint.names
         self.num_groups = grouping.num_groups
-        self._fused = fused_network(checkpoint, device)
+        self._fused = fused_network(checkpoint.of_iterate(), device)
         self._grouping = grouping.to(device).eval()
         self._predict = predict_prob if checkpoint.config.align_resolution == "input" else predict_head_prob
 

@@ -212,6 +212,7 @@ def _facts(job: _Job, logs: dict[str, Metrics], shown: _Shown | None, why_none: 
             "nothing" if score.data is None else f"{score.data}, split {score.split}, {score.classes} classes",
         ),
         ("iterations logged", " and ".join(done)),
+        ("weights", config.weights_kept),
         ("images a step", f"{config.batch * config.accumulate} of {domains} in each process"),
         ("seed", config.seed),
         ("shown", about),

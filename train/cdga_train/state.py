@@ -163,7 +163,8 @@ class TrainingState:
             module.to(device).train()
         if config.channels_last:
             networks.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
-        average = None if config.average_power is None else copy.deepcopy(networks.network)  # compiled, it has no copy
+        # Before compile(): a compiled module cannot be copied.
+        average = None if config.average_power is None else copy.deepcopy(networks.network)
         if config.compile:
             for module in networks.parts().values():
                 module.compile()
@@ -187,6 +188,11 @@ class TrainingState:
         Raises:
             ModelError: The checkpoint does not fit the configuration.
         """
+        if bool(checkpoint.part("iterate")) != (config.average_power is not None):
+            raise ModelError(
+                f"the checkpoint holds {'an' if checkpoint.part('iterate') else 'no'} average of its iterates",
+                fix="resume with the same average_power",
+            )
         # Published weights need not be there any more: every tensor comes from the checkpoint.
         state = cls.new(replace(config, weights=None), device)
         state.config = config

@@ -158,8 +158,8 @@ def _notes(study: Study) -> list[str]:
     else:
         notes += [
             f"Scored on {one_line(study.scored_on)}.",
-            "last: the last iteration. label-free: the checkpoint chosen without labels. oracle: the best of those kept"
-            " on the way, by the labels it is scored on: a bound for any choice, and no result.",
+            "last: the network after the last iteration. label-free: the checkpoint chosen without labels. oracle: the"
+            " best of those kept on the way, by the labels it is scored on: a bound for any choice, and no result.",
         ]
         if study.reference is not None:
             notes.append(f"Δ: mean and spread of the differences to {study.reference}, seed by seed.")
