@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.protocol import Record, environment, interleaved, load, paired_ratio
 from cdga_export.export import Exported, ExportOptions, export_checkpoint, export_weights
-from cdga_export.frames import calibration_frames
+from cdga_export.frames import calibration_frames, golden_frames
 from cdga_export.lowered import MIN_SHARE, multiplications, share_of
 from cdga_export.to_onnx import checked_bytes, onnx_of
 from cdga_export.typed_fp16 import channel_statistics, making_logits, typed_fp16
@@ -132,7 +132,8 @@ def rows_of(export: Export, data: str, facts: Record, rounds: int) -> list[Recor
 def _ways(bundle: Bundle, data: str) -> dict[str, tuple[str, Open]]:
     """What is in bf16, and how to open it, by name."""
     model = onnx_of(bundle.model_bytes)
-    seen = [frame.frame_rgb for frame in calibration_frames(data, None, bundle.manifest.imgsz_hw)]
+    size_hw = bundle.manifest.imgsz_hw
+    seen = [frame.frame_rgb for frame in calibration_frames(data, golden_frames(data, size_hw), size_hw)]
     statistics, cost = channel_statistics(model, seen), multiplications(model)
     names, stay = list(cost), making_logits(model)
     at_half = max(k for k in range(len(names)) if share_of(set(names[k:]) - stay, cost) >= MIN_SHARE)

@@ -121,7 +121,7 @@ def exported(export: Export, data: str, precision: Precision, bundle: Path) -> R
         "agreement": round(report.agreement, 6),
         "worst_frame_agreement": round(report.worst_agreement, 6),
         "boundary_agreement": round(report.boundary_agreement, 6),
-        "image_in_agreement": round(report.image_agreement, 6),
+        "image_in_agreement": None if report.image_agreement is None else round(report.image_agreement, 6),
         "miou_fp32": round(report.labels.miou_fp32, 2),
         "miou": round(report.labels.miou, 2),
         "size_bytes": len(done.bundle.graph(precision)),

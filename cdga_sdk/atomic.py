@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -139,15 +140,26 @@ def _take_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
         return
     # A name of this process alone, so that what a killed one left is not in the way.
     old = temporary.with_name(f"{temporary.name}.old")
-    final.rename(old)
     try:
+        final.rename(old)
         temporary.rename(final)
-    except BaseException:  # Ctrl-C too
-        if not os.path.lexists(final):
+    except BaseException:  # Ctrl-C too, which may come between the two
+        if os.path.lexists(old) and not os.path.lexists(final):
             old.rename(final)
         raise
-    is_folder = old.is_dir() and not old.is_symlink()  # a link goes, what it leads to is somebody's own
-    shutil.rmtree(old, ignore_errors=True) if is_folder else old.unlink()
+    finally:
+        if os.path.lexists(final) and os.path.lexists(old):  # another process may have taken the name meanwhile
+            _remove(old)
+
+
+def _remove(old: Path) -> None:
+    if not old.is_dir() or old.is_symlink():  # a link goes, what it leads to is somebody's own
+        old.unlink()
+        return
+    for place, _, _ in os.walk(old):  # top down: a folder is opened for writing before it is gone into
+        with suppress(OSError):
+            Path(place).chmod(stat.S_IRWXU)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_folder_name(name: str) -> None:

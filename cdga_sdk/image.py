@@ -12,7 +12,7 @@ from cdga_sdk.atomic import write_bytes
 from cdga_sdk.errors import InputError
 from cdga_sdk.image_size import JPEG, stated_size_wh, walk_jpeg
 from cdga_sdk.opencv import cv2
-from cdga_sdk.palette_png import grey_from_palette, is_palette_png
+from cdga_sdk.palette_png import grey_from_palette, grey_spread, is_palette_png
 from cdga_sdk.preprocess import UInt8Array
 
 __all__ = [
@@ -66,7 +66,8 @@ def read_stored(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """
     data = _read_checked(path)
     if not is_palette_png(data):
-        return _decode(path, data, cv2.IMREAD_UNCHANGED)
+        stored, spread = _decode(path, data, cv2.IMREAD_UNCHANGED), grey_spread(data)
+        return stored if spread == 1 else np.asarray(stored // spread)
     grey, scale = grey_from_palette(data)
     return np.asarray(_decode(path, grey, cv2.IMREAD_UNCHANGED) // scale)
 

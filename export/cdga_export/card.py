@@ -26,12 +26,13 @@ def render_card(manifest: Manifest, parity: Mapping[Precision, ParityReport], gr
         )
         if value is not None
     )
+    batches = manifest.input.batch_range
     fp32 = parity["fp32"]
     rows = "\n".join(
         f"| {precision} | `{graph_file(precision)}` | {len(graphs[precision]) / 1e6:.2f} MB "
         f"| {100 * report.agreement:.4f} % | {100 * report.worst_agreement:.4f} % "
         f"| {100 * report.min_agreement:.2f} % | {100 * report.boundary_agreement:.3f} % "
-        f"| {100 * report.image_agreement:.3f} % |"
+        f"| {_image_in(report)} |"
         for precision, report in parity.items()
     )
     notes = "".join(_note(precision, report) for precision, report in parity.items())
@@ -58,7 +59,8 @@ on a CPU{_other_judge(parity)}. Figures per frame and class are in `parity.json`
 {rows}
 
 "Image in" is against torch when torch resizes too, in floating point: what it has less than "agreement" is the
-resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_range[1]} frames were proven.
+resizing; a dash where all golden frames already had the network's size. Batches of {" and ".join(map(str, batches))}
+frames were proven.
 {notes}
 
 ## Limits
@@ -68,6 +70,10 @@ resizing. Batches of {manifest.input.batch_range[0]} to {manifest.input.batch_ra
 - Not a safety system. Small and distant people, and anything outside the classes, are missed.
 - The data that the weights were trained on keeps its own licence.
 {_limits_line(manifest.about)}"""
+
+
+def _image_in(report: ParityReport) -> str:
+    return "-" if report.image_agreement is None else f"{100 * report.image_agreement:.3f} %"
 
 
 def _about_lines(about: About | None) -> str:

@@ -28,6 +28,8 @@ from cdga_export.typed_fp16 import Half, convolutions
 from cdga_sdk import __version__
 from cdga_sdk.atomic import error_from_os
 from cdga_sdk.bundle import (
+    MANIFEST,
+    MODEL,
     PRECISIONS,
     SUMS,
     About,
@@ -41,7 +43,7 @@ from cdga_sdk.bundle import (
     preprocess_block,
     write_bundle,
 )
-from cdga_sdk.errors import ModelError, UsageError
+from cdga_sdk.errors import ModelError, UsageError, one_line
 from cdga_sdk.labels import CITYSCAPES_NAMES, CITYSCAPES_PALETTE_RGB, class_set
 from cdga_sdk.preprocess import Preprocess, UInt8Array
 from cdga_sdk.progress import progress_bar
@@ -177,7 +179,7 @@ def export_weights(
             where=weights,
             fix=f"train from it: cdga train PRESET model={model} weights=FILE, then export the checkpoint",
         )
-    provenance = _provenance(network, model, source=f"published weights {Path(weights).name}")
+    provenance = _provenance(network, model, source=f"published weights {one_line(Path(weights).name)}")
     return _export(network, Preprocess(imgsz_hw=imgsz_hw), provenance, output, options)
 
 
@@ -191,8 +193,8 @@ def _export(
     if not all(bool(torch.isfinite(p).all()) for p in network.state_dict().values()):
         raise ModelError("the network's weights hold NaN or infinity", fix="export an older checkpoint")
     labels = options.labels(preprocess.imgsz_hw)  # what can be wrong is found before what takes long
-    seen = _calibration(options, preprocess.imgsz_hw)
     golden = golden_frames(options.golden, preprocess.imgsz_hw)
+    seen = _calibration(options, golden, preprocess.imgsz_hw)
     fused = FusedNetwork(network, preprocess)
     manifest = Manifest(
         names=CITYSCAPES_NAMES,
@@ -214,6 +216,7 @@ def _export(
         verdicts[precision] = judge.proven(precision, graph, arithmetic)
     parity = {precision: verdict.report for precision, verdict in verdicts.items()}
     extra, extra_report = _extra_graph(network, fused, manifest, references)
+    _refuse_existing(output, options)  # minutes have passed, and something else may have come there
     bundle = write_bundle(
         output,
         manifest=manifest,
@@ -251,16 +254,18 @@ def _references(fused: FusedNetwork, frames: Sequence[Frame]) -> list[Reference]
     references = []
     for frame in frames:
         mask_1HW, conf_1HW = predict_frames(fused, frame.frame_rgb[np.newaxis])
-        image_mask = predict_mask_resized_by_torch(fused, frame.image_bgr)
+        is_resized = frame.image_bgr.shape != frame.frame_rgb.shape
+        image_mask = predict_mask_resized_by_torch(fused, frame.image_bgr) if is_resized else None
         references.append(Reference(frame=frame, mask=mask_1HW[0], conf=conf_1HW[0], image_mask=image_mask))
     return references
 
 
-def _calibration(options: ExportOptions, imgsz_hw: tuple[int, int]) -> list[UInt8Array]:
+def _calibration(options: ExportOptions, golden: Sequence[Frame], imgsz_hw: tuple[int, int]) -> list[UInt8Array]:
     """RGB frames at network size that set the other precisions, where there are any."""
     if not set(options.precisions) - {"fp32"}:
         return []
-    return [frame.frame_rgb for frame in calibration_frames(options.golden, options.calib, imgsz_hw)]
+    spec = options.golden if options.calib is None else options.calib
+    return [frame.frame_rgb for frame in calibration_frames(spec, golden, imgsz_hw)]
 
 
 def _other_graphs(
@@ -300,7 +305,7 @@ def _refuse_existing(output: Path, options: ExportOptions) -> None:
         raise UsageError("is no name for a bundle", where=output, fix="pass -o NAME.cdga")
     try:
         above = next(parent for parent in output.absolute().parents if parent.exists())
-        is_bundle = (output / SUMS).is_file()
+        is_bundle = all((output / name).is_file() for name in (SUMS, MANIFEST, MODEL))
     except OSError as error:  # a name that is too long, or a folder that is closed to this user
         raise error_from_os(error, output) from error
     if not (above.is_dir() and os.access(above, os.W_OK)):

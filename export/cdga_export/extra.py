@@ -153,7 +153,8 @@ def _in_a_batch(session: onnxruntime.InferenceSession, references: Sequence[Refe
 
 def _worst(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     is_share = {"agreement", "confidence"}
-    return {key: (min if key in is_share else max)(row[key] for row in rows) for key in rows[0]}
+    # NumPy's keep a NaN, wherever it stands; Python's do not.
+    return {key: float((np.min if key in is_share else np.max)([row[key] for row in rows])) for key in rows[0]}
 
 
 def _refuse(worst: Mapping[str, float], size: str) -> None:

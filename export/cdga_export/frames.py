@@ -10,8 +10,10 @@ import numpy as np
 
 from cdga_sdk.errors import InputError
 from cdga_sdk.preprocess import UInt8Array, resize_image
-from cdga_train.data.spec import open_unlabelled
+from cdga_train.data.base import Dataset
+from cdga_train.data.spec import open_unlabelled, video_of
 from cdga_train.data.streets import DOMAINS, render_frame
+from cdga_train.data.video import VideoDataset
 
 __all__ = ["NUM_CALIB", "NUM_GOLDEN", "Frame", "calibration_frames", "golden_frames"]
 
@@ -35,22 +37,44 @@ class Frame:
 
 
 def golden_frames(golden: str | None, imgsz_hw: tuple[int, int]) -> list[Frame]:
-    """Frames spread over the data ``golden``, or of every domain of the streets."""
+    """Frames spread over the data ``golden``, at their own size, or of every domain of the streets."""
     if golden is None:
         return _streets(range(NUM_GOLDEN), imgsz_hw)
-    return _frames_of(golden, imgsz_hw, NUM_GOLDEN, beside_golden=False)
+    video = video_of(golden)
+    if video is not None:
+        data: Dataset = VideoDataset(video, None, max_frames=2 * NUM_GOLDEN)  # of which it keeps half at least
+    else:
+        data = open_unlabelled(golden, "val" if golden.startswith("streets:") else "train", imgsz_hw)
+    return _frames_of(data, _spread(range(len(data)), NUM_GOLDEN), imgsz_hw)
 
 
-def calibration_frames(golden: str | None, calib: str | None, imgsz_hw: tuple[int, int]) -> list[Frame]:
-    """Frames spread over ``calib``, or over what ``golden`` has beside golden frames: tuning and judging stay apart.
+def calibration_frames(spec: str | None, golden: Sequence[Frame], imgsz_hw: tuple[int, int]) -> list[Frame]:
+    """Frames spread over the data ``spec`` without the ``golden`` ones, whatever these were called there.
+
+    Tuning and judging stay apart. Without a ``spec`` they are drawn streets.
 
     Raises:
-        InputError: All frames of ``golden`` are golden.
+        InputError: All frames of the data are golden.
     """
-    spec = calib or golden
     if spec is None:
         return _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
-    return _frames_of(spec, imgsz_hw, NUM_CALIB, beside_golden=spec == golden)
+    wanted = NUM_CALIB + len(golden)
+    video = video_of(spec)
+    data: Dataset = (
+        open_unlabelled(spec, "train", imgsz_hw)
+        if video is None
+        else VideoDataset(video, imgsz_hw, max_frames=2 * wanted)
+    )
+    judged = {frame.frame_rgb.tobytes() for frame in golden}
+    looked_at = _frames_of(data, _spread(range(len(data)), wanted), imgsz_hw)
+    others = [frame for frame in looked_at if frame.frame_rgb.tobytes() not in judged]
+    if not others:
+        raise InputError(
+            "all of its frames are golden: none is left to calibrate on",
+            where=spec,
+            fix="give --calib with other footage",
+        )
+    return [others[place] for place in _spread(range(len(others)), NUM_CALIB)]
 
 
 def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> list[Frame]:
@@ -63,19 +87,8 @@ def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> list[Frame]:
     return frames
 
 
-def _frames_of(spec: str, imgsz_hw: tuple[int, int], wanted: int, *, beside_golden: bool) -> list[Frame]:
-    data = open_unlabelled(spec, "val" if spec.startswith("streets:") else "train", imgsz_hw)
-    numbers: Sequence[int] = range(len(data))
-    if beside_golden:
-        golden = set(_spread(numbers, NUM_GOLDEN))
-        numbers = [i for i in numbers if i not in golden]
-    if not numbers:
-        raise InputError(
-            "all of its frames are golden: none is left to calibrate on",
-            where=spec,
-            fix="give --calib with other footage",
-        )
-    samples = (data[number] for number in _spread(numbers, wanted))
+def _frames_of(data: Dataset, numbers: Sequence[int], imgsz_hw: tuple[int, int]) -> list[Frame]:
+    samples = (data[number] for number in numbers)
     return [_frame(f"{i:02d}_{_plain(s.name)}", s.image_bgr, imgsz_hw) for i, s in enumerate(samples)]
 
 
@@ -89,6 +102,6 @@ def _plain(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name[:80])
 
 
-def _spread(numbers: Sequence[int], wanted: int) -> list[int]:
+def _spread(numbers: range, wanted: int) -> list[int]:
     places = np.linspace(0, len(numbers) - 1, min(len(numbers), wanted))
     return [numbers[int(place)] for place in places]

@@ -60,13 +60,13 @@ class Reference:
         frame: The frame.
         mask: Its classes, frame in.
         conf: Their probabilities times 255.
-        image_mask: Its classes, image in.
+        image_mask: Its classes, image in; None where the image already has the network's size.
     """
 
     frame: Frame
     mask: UInt8Array
     conf: UInt8Array
-    image_mask: UInt8Array
+    image_mask: UInt8Array | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class FrameParity:
     Attributes:
         name: Of the frame.
         agreement: Share of pixels with the same class, frame in.
-        image_agreement: The same, image in; no gate.
+        image_agreement: The same, image in; no gate. None where nothing was resized.
         boundary_agreement: The same within three pixels of where the reference's class changes; 1 where it never does.
         max_confidence_difference: The largest, of 255.
         reference_classes: Classes that the reference sees.
@@ -84,7 +84,7 @@ class FrameParity:
 
     name: str
     agreement: float
-    image_agreement: float
+    image_agreement: float | None
     boundary_agreement: float
     max_confidence_difference: int
     reference_classes: int
@@ -121,7 +121,7 @@ class ParityReport:
         candidate: What is judged, e.g. ``onnxruntime cpu fp16``.
         min_agreement: The gate.
         agreement: Share of equal pixels over all frames, frame in.
-        image_agreement: The same, image in.
+        image_agreement: The same, image in, over the frames that were resized; None where none was.
         batch_agreement: The smallest share of a frame's pixels that are in a batch as they were when it ran alone.
         boundary_agreement: The same near the reference's class boundaries, a mean over frames.
         class_agreement: By the name of each class that either sees: intersection over union of the two's pixels.
@@ -137,7 +137,7 @@ class ParityReport:
     candidate: str
     min_agreement: float
     agreement: float
-    image_agreement: float
+    image_agreement: float | None
     batch_agreement: float
     boundary_agreement: float
     class_agreement: dict[str, float]
@@ -201,12 +201,13 @@ def compare(
     batched = candidate(np.stack([references[i].frame.frame_rgb for i in turns])).mask_NHW
     batch_agreement = min(float((one == masks[i]).mean()) for one, i in zip(batched, turns, strict=True))
     worst = min(rows, key=lambda row: row.agreement)
+    resized = [row.image_agreement for row in rows if row.image_agreement is not None]
     report = ParityReport(
         reference=reference_name,
         candidate=candidate_name,
         min_agreement=min_agreement,
         agreement=float(np.mean([row.agreement for row in rows])),
-        image_agreement=float(np.mean([row.image_agreement for row in rows])),
+        image_agreement=float(np.mean(resized)) if resized else None,
         batch_agreement=batch_agreement,
         boundary_agreement=float(np.mean([row.boundary_agreement for row in rows])),
         class_agreement=_class_agreement(pixels.reshape(256, 256), names),
@@ -276,13 +277,13 @@ def side_by_side(frame_rgb: UInt8Array, mask: UInt8Array, found: UInt8Array, pal
 
 
 def _frame(reference: Reference, found: UInt8Array, found_conf: UInt8Array) -> FrameParity:
-    mask, conf = reference.mask, reference.conf
+    mask, conf, image_mask = reference.mask, reference.conf, reference.image_mask
     is_equal = mask == found
     near = _near_boundary(mask)
     return FrameParity(
         name=reference.frame.name,
         agreement=float(is_equal.mean()),
-        image_agreement=float((reference.image_mask == found).mean()),
+        image_agreement=None if image_mask is None else float((image_mask == found).mean()),
         boundary_agreement=float(is_equal[near].mean()) if near.any() else 1.0,
         max_confidence_difference=int(np.abs(conf.astype(int) - found_conf.astype(int)).max()),
         reference_classes=int(np.unique(mask).size),

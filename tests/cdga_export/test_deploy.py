@@ -86,7 +86,9 @@ def test_the_script_is_without_this_project(tiny_bundle: Path, tmp_path: Path) -
         (["--precision", "fp16"], "no precision fp16 in this bundle, it has fp32"),
         (["--provider", "TpuExecutionProvider"], "asked for TpuExecutionProvider, this onnxruntime has "),
         (["--bundle", "nope"], "nope/manifest.json: no such file; --bundle wants the folder of a bundle"),
-        (["--mask", "mask"], "mask: cannot be written; wanted NAME.png"),
+        (["--mask", "mask"], "mask: wanted NAME.png, which keeps class ids as they are"),
+        (["--mask", "mask.jpg"], "mask.jpg: wanted NAME.png, which keeps class ids as they are"),
+        (["--mask", "absent/mask.png"], "absent/mask.png: cannot be written; wanted NAME.png"),
     ],
 )
 def test_what_the_script_cannot_do_it_says(tiny_bundle: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -95,7 +97,7 @@ def test_what_the_script_cannot_do_it_says(tiny_bundle: Path, tmp_path: Path, wo
     assert done.returncode == 1
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
-    assert (tmp_path / "overlay.png").exists() == (words[0] == "--mask")
+    assert (tmp_path / "overlay.png").exists() == ("absent/mask.png" in words)
 
 
 @pytest.mark.usefixtures("without_gpu")

@@ -86,7 +86,8 @@ def test_an_existing_output_is_kept_unless_told(
     assert export(tiny_run, "-o", output) == 2
     assert "pass --exist-ok to replace it" in capsys.readouterr().err
     assert [p.name for p in output.iterdir()] == ["mine.txt"]
-    (output / "SHA256SUMS").touch()  # now it is a bundle, if a damaged one
+    for name in ("SHA256SUMS", "manifest.json", "model.onnx"):
+        (output / name).touch()  # now it is a bundle, if a damaged one
     assert run(["export", str(tiny_run), "-o", str(output), "--exist-ok"]) == 0
     assert not (output / "mine.txt").exists()
     assert len(Bundle.open(output).golden_frames()) == 8
@@ -301,4 +302,6 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_run: Path, tmp_path: 
     kept.write_bytes(b"precious")
     assert run(["export", str(tiny_run), "-o", str(kept.parent), "--exist-ok"]) == 2
     assert run(["export", str(tiny_run), "-o", ".", "--exist-ok"]) == 2
+    (kept.parent / "SHA256SUMS").write_text("of what somebody downloaded\n")
+    assert run(["export", str(tiny_run), "-o", str(kept.parent), "--exist-ok"]) == 2
     assert kept.read_bytes() == b"precious"

@@ -230,6 +230,46 @@ def test_swap_that_fails_keeps_the_older_folder(
     assert names(final) == ["old"]
 
 
+def test_stopped_right_after_the_older_folder_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = tmp_path / "x"
+    final.mkdir()
+    (final / "old").touch()
+    rename, calls = Path.rename, []  # replaced: a signal cannot be had exactly there
+
+    def stopped_once(source: Path, target: Path) -> Path:
+        calls.append(source)
+        moved = rename(source, target)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", stopped_once)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(final, overwrite=True):
+        pass
+    assert names(tmp_path) == ["x"]
+    assert names(final) == ["old"]
+
+
+def test_another_that_takes_the_name_meanwhile_keeps_it_and_nothing_else_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "x"
+    final.mkdir()
+    rename, calls = Path.rename, []  # replaced: another process cannot be timed so
+
+    def overtaken(source: Path, target: Path) -> Path:
+        calls.append(source)
+        if len(calls) == 2:
+            (final / "theirs").mkdir(parents=True)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with pytest.raises(UsageError), atomic_folder(final, overwrite=True):
+        pass
+    assert names(tmp_path) == ["x"]
+    assert names(final) == ["theirs"]
+
+
 def test_what_a_killed_swap_left_is_not_in_the_way(tmp_path: Path) -> None:
     final = tmp_path / "x"
     final.mkdir()

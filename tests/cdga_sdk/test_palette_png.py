@@ -37,6 +37,19 @@ def test_indices_at_every_depth(tmp_path: Path, colours: int, depth: int, shape_
     np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_grey_levels_at_every_depth(tmp_path: Path, depth: int) -> None:
+    levels = np.random.default_rng(depth).integers(0, 2**depth, (7, 16)).astype(np.uint16)
+    stored = levels.astype(">u2").view(np.uint8).reshape(7, 2, 16) if depth == 16 else levels.astype(np.uint8)
+    bits = np.unpackbits(stored.reshape(7, -1, 1), axis=2)[:, :, -min(depth, 8) :].reshape(7, -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+    header = struct.pack(">IIBBBBB", 16, 7, depth, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    png = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    np.testing.assert_array_equal(read_stored(tmp_path / "a.png"), levels)
+
+
 def test_transparency_and_other_chunks_change_nothing(tmp_path: Path) -> None:
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     data = palette_png(ids, 256, transparency=7, dpi=(300, 300))

@@ -278,7 +278,8 @@ def test_an_unreadable_image_loses_no_iteration(tmp_path: Path) -> None:
     assert 0 < checkpoint.iteration < 30
     assert str(bad) in str(stopped.value)
     kept = f"the first {counted(checkpoint.iteration, 'iterations')} are kept"
-    assert str(stopped.value).endswith(f"; {kept}: go on with: cdga train --resume {mended}")
+    assert f"; {kept}: with the file mended in its place, " in str(stopped.value)
+    assert str(stopped.value).endswith(f", go on with: cdga train --resume {mended}")
     # Tried again before it is mended, it has nothing to add, and harms nothing.
     with pytest.raises(InputError, match=bad.name) as again:
         train(config, mended, resume_from=checkpoint)

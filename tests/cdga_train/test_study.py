@@ -26,6 +26,7 @@ from cdga_train.config import TrainConfig
 from cdga_train.data.spec import open_unlabelled
 from cdga_train.evaluate_run import run_evaluate
 from cdga_train.presets import PRESETS
+from cdga_train.rounds import locked
 from cdga_train.selection import choose, find_candidates, score_candidates
 from cdga_train.study import CheckpointScores, Choice, RunResult, Spread, Study, parse_family, study_config
 from cdga_train.study_table import as_html, as_markdown, as_record
@@ -245,7 +246,7 @@ def test_a_family_or_its_cdga_preset() -> None:
 def test_a_study_from_end_to_end(dusk: str, made: Path) -> None:
     folder = made / "streets"
     runs = ["cdga-seed0", "cdga-seed1", "source_only-seed0", "source_only-seed1"]
-    assert sorted(p.name for p in folder.iterdir()) == [*runs, "study.html", "study.json", "study.md"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", *runs, "study.html", "study.json", "study.md"]
     record = record_of(made)
     assert sorted(f"{r['arm']}-seed{r['seed']}" for r in record["runs"]) == runs
     assert all([c["iteration"] for c in r["checkpoints"]] == [2, 4] for r in record["runs"])
@@ -530,3 +531,18 @@ def test_presets_of_a_study_are_the_presets() -> None:
     for arm in ("source_only", "translation", "baseline", "cdga"):
         config: TrainConfig = study_config("streets", arm, 0, ())
         assert config == PRESETS[f"streets_{arm}"]()
+
+
+def test_a_state_without_a_line_of_log_is_still_a_run(
+    dusk: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = project / "streets/source_only-seed0/metrics.jsonl"
+    log.write_text("")
+    assert study(project, dusk, "optim.lr=0.5") == 2
+    assert "holds a run with another optim" in capsys.readouterr().err
+
+
+def test_two_studies_in_one_folder_are_refused(dusk: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(project / "streets"):
+        assert study(project, dusk) == 2
+    assert "another process trains in this folder" in capsys.readouterr().err

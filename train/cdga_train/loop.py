@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from cdga_train.data.base import Dataset
 from cdga_train.data.batches import Batch, Batches, prefetched
 from cdga_train.metrics_log import MetricsLog
 from cdga_train.processes import ALONE, Processes
-from cdga_train.run_layout import LAST, METRICS, candidate_file
+from cdga_train.run_layout import CANDIDATES, LAST, METRICS, candidate_file
 from cdga_train.state import TrainingState, choose_device
 from cdga_train.step import TensorBatch, adaptation_losses, discriminator_loss, segmentation_loss
 
@@ -84,6 +85,8 @@ def train(
     log_file = folder / METRICS if processes.is_first else None
     # prefetched() comes last: leaving the block first stops its threads, then closes the log.
     with _kernels(config), _stop_signal() as stopped_by, MetricsLog(log_file, keep_until=state.iteration) as log:
+        if resume_from is None and processes.is_first:  # an earlier run may have ended before it kept a state
+            shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
         _keep_what_was_given(state, folder, processes)
         waited_since = time.perf_counter()
         coming = prefetched(batches.__getitem__, state.iteration, config.iters, workers=config.workers)
@@ -254,7 +257,8 @@ def _keeping(
         if processes.count == 1 and state.iteration > began and state.is_finite():
             save_keeping_previous(folder, state.checkpoint())
             kept = f"the first {counted(state.iteration, 'iterations')} are kept"
-            error.told_with(f"{kept}: {_how_to_go_on(state, folder)}")
+            held = "with the file mended in its place, for a run draws from as many images as it began with"
+            error.told_with(f"{kept}: {held}, {_how_to_go_on(state, folder)}")
         raise
 
 

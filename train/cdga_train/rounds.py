@@ -41,7 +41,7 @@ from cdga_train.run_layout import LAST, ROUNDS, SELECTION, find_checkpoint
 from cdga_train.selection import find_candidates, read_selection, score_candidates, write_selection
 from cdga_train.state import build_network, choose_device, refuse_sizes
 
-__all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "round_folders", "train_run"]
+__all__ = ["PSEUDO_LABELS", "Watcher", "is_finished", "locked", "round_folders", "train_run"]
 
 PSEUDO_LABELS: Final = "pseudo_labels"
 
@@ -261,6 +261,19 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
     if not processes.is_first:
         yield
         return
+    with locked(folder):
+        for leftover in _leftovers(folder):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that train out of ``folder``.
+
+    Raises:
+        UsageError: One is there, or the folder cannot be written to.
+    """
     try:
         lock = filelock.FileLock(folder / ".lock").acquire(timeout=0)
     except filelock.Timeout as error:
@@ -270,8 +283,6 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
     except OSError as error:
         raise error_from_os(error, folder) from error
     with lock:
-        for leftover in _leftovers(folder):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 

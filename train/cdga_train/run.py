@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cdga_sdk.atomic import check_folder_name, new_run_folder
-from cdga_sdk.errors import CdgaError, InputError, InterruptedRunError, Terminated, UsageError, counted, one_line
+from cdga_sdk.errors import (
+    CdgaError,
+    InputError,
+    InterruptedRunError,
+    ResourceError,
+    Terminated,
+    UsageError,
+    counted,
+    one_line,
+)
 from cdga_sdk.progress import progress_bar
 from cdga_train.config import TrainConfig, config_as_dict, load_config, load_preset
 from cdga_train.data.spec import refuse_unknown, require_data
 from cdga_train.manifest import MANIFEST, read_run
 from cdga_train.presets import PRESETS, require_weights
-from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint
+from cdga_train.run_layout import LAST, PREVIOUS, find_checkpoint, has_begun
 
 if TYPE_CHECKING:
     from cdga_train.loop import Progress
@@ -92,6 +101,8 @@ def run_training(
 
 def trained(config: TrainConfig, folder: Path, processes: Processes, *, quiet: bool) -> Path:
     """`cdga_train.rounds.train_run` with a progress bar and its notes on stderr."""
+    import torch
+
     from cdga_train.rounds import Watcher, round_folders, train_run
 
     iters = config.iters * config.rounds
@@ -105,7 +116,11 @@ def trained(config: TrainConfig, folder: Path, processes: Processes, *, quiet: b
             if not quiet:
                 typer.echo(one_line(f"{folder.name}: {line}"), err=True)
 
-        return train_run(config, folder, processes=processes, watcher=Watcher(progress=show, note=note))
+        try:
+            return train_run(config, folder, processes=processes, watcher=Watcher(progress=show, note=note))
+        except torch.OutOfMemoryError as error:  # beside the iterations: networks made, checkpoints chosen, labels made
+            fix = "free the GPU for this, or lower batch or imgsz"
+            raise ResourceError("out of GPU memory", where=folder, fix=fix) from error
 
 
 def configure(words: Sequence[str], flags: Sequence[str]) -> tuple[str, TrainConfig]:
@@ -215,11 +230,11 @@ def _stopped_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _gone_if_nothing_came(folder: Path, *, is_new: bool) -> Iterator[None]:
-    """Remove a new run's folder if the run ends before the first line of its log."""
+    """Remove a new run's folder if the run ends before it has anything to go on from."""
     try:
         yield
     except BaseException:
-        if is_new and not any(log.stat().st_size for log in folder.rglob("metrics.jsonl")):
+        if is_new and not has_begun(folder):
             shutil.rmtree(folder)
         raise
 

@@ -18,6 +18,7 @@ __all__ = [
     "SELECTION",
     "candidate_file",
     "find_checkpoint",
+    "has_begun",
 ]
 
 LAST: Final = "last.safetensors"
@@ -33,6 +34,11 @@ DAMAGE: Final = (OSError, ValueError, KeyError, TypeError, RecursionError)
 def candidate_file(folder: Path, iteration: int) -> Path:
     """Where a round keeps the network of an iteration, to be chosen from."""
     return folder / CANDIDATES / f"{iteration:06d}.safetensors"
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has left anything to go on from: a training state, or a line of its log."""
+    return any(folder.rglob(LAST)) or any(log.stat().st_size for log in folder.rglob(METRICS))
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -28,7 +28,7 @@ from cdga_train.config import TrainConfig, config_as_dict
 from cdga_train.data.spec import open_labelled, open_unlabelled, require_data
 from cdga_train.manifest import read_run
 from cdga_train.presets import require_weights
-from cdga_train.run_layout import DAMAGE, METRICS
+from cdga_train.run_layout import DAMAGE, has_begun
 from cdga_train.study import Study, StudyPlan, parse_arms, parse_family, parse_seeds, study_config
 from cdga_train.study_table import print_study
 
@@ -84,12 +84,15 @@ def run_study(
     folder_name = family if name is None else name
     check_folder_name(folder_name)
     plan = _planned(study, overrides, project / folder_name, quiet=quiet)
+    from cdga_train.rounds import locked
     from cdga_train.state import choose_device
     from cdga_train.study_work import worked_through
 
     choose_device(next(iter(plan.configs.values())).device)
     new_run_folder(project, folder_name, exist_ok=True)
-    study = worked_through(study, plan)
+    with locked(plan.folder):  # two in one folder would write over each other's tables
+        _refuse_smaller_study(study, plan.folder)
+        study = worked_through(study, plan)
     if not quiet:
         print_study(study)
         typer.echo(one_line(plan.folder / "study.html"), err=True)
@@ -144,7 +147,7 @@ def _refuse_smaller_study(study: Study, folder: Path) -> None:
 
 
 def _refuse_other_run(config: TrainConfig, folder: Path) -> None:
-    if not any(log.stat().st_size for log in folder.rglob(METRICS)):  # a run that never got to its first line is free
+    if not has_begun(folder):  # a run that left nothing to go on from is free
         require_weights(config)
         require_data(config.source, config.source_split, with_labels=True)
         return

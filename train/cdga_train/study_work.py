@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -75,9 +75,7 @@ def _described(study: Study, plan: StudyPlan) -> Study:
     return replace(
         study,
         classes=score.classes if plan.labelled is not None else None,
-        scored_on=f"{score.data} {score.split}, {counted(len(plan.labelled), 'frames')}, {score.protocol} protocol"
-        if plan.labelled is not None
-        else "nothing",
+        scored_on="nothing" if plan.labelled is None else _told_of_score(config, len(plan.labelled), study.arms),
         facts={
             "date": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
             "machine": _machine(config.device),
@@ -89,6 +87,16 @@ def _described(study: Study, plan: StudyPlan) -> Study:
             },
         },
     )
+
+
+def _told_of_score(config: TrainConfig, frames: int, arms: Sequence[str]) -> str:
+    score = config.score
+    told = f"{score.data} {score.split}, {counted(frames, 'frames')}, {score.protocol} protocol"
+    if (score.data, score.split) == (config.target, config.target_split):
+        told += "; the same images, without labels, are the target that arms adapt to"
+        if "target_supervised" in arms:
+            told += ", and target_supervised was trained on their labels: a ceiling, and no result"
+    return told
 
 
 def _machine(device_name: str) -> str:

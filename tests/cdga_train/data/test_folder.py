@@ -63,6 +63,14 @@ def test_splits_are_folders_or_lists_where_they_exist(root: Path) -> None:
     assert [len(folder_data(root, split)) for split in ("val", "train", "one")] == [3, 2, 1]
 
 
+def test_train_is_what_lists_for_validation_and_tests_leave(root: Path) -> None:
+    (root / "my_val.txt").write_text("a\r\n")
+    (root / "README.txt").write_text("b\n")
+    assert [folder_data(root, "train")[i].name for i in range(len(folder_data(root, "train")))] == ["b"]
+    (root / "my_val.txt").unlink()
+    assert len(folder_data(root, "train")) == 2
+
+
 def test_hidden_folders_are_no_splits(root: Path) -> None:
     (root / "images/.ipynb_checkpoints").mkdir()
     assert len(folder_data(root, "val")) == 2

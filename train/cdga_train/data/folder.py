@@ -27,7 +27,7 @@ def folder(root: Path) -> Layout:
 
     Keys are ids (0 to 255), values names or train ids of Cityscapes classes, or ``ignored``. Ids that it leaves out
     are refused where they occur, but for 255, which is ignored unless it is named. A folder without
-    splits and lists is every split; beside them, ``train`` is what they leave.
+    splits and lists is every split; beside them, ``train`` is what splits, and lists for validation or tests, leave.
 
     Raises:
         InputError: No such folder, or a map that cannot be used.

@@ -152,6 +152,8 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
         known = f"there are the splits {', '.join(splits)}" if splits else "name the folder as it was published"
         raise InputError("no images in this folder", where=folders[0].images, fix=known)
     pairs, absent = _listed_pairs(layout, listed, found) if listed else _without_held_out(layout, found)
+    if split not in layout.lists and split not in layout.splits:
+        pairs = _without_other_lists(layout, pairs)
     label_files = [p for f in folders for p in _label_files(layout, f.labels)] if with_labels else []
     is_labelled = with_labels and any(f.labels.is_dir() for f in folders)
     there = set(label_files)
@@ -262,6 +264,13 @@ def _without_held_out(layout: Layout, found: list[Pair]) -> tuple[list[Pair], li
     held_out, absent = _listed_pairs(layout, layout.held_out, found)
     images = {pair.image for pair in held_out}
     return [pair for pair in found if pair.image not in images], absent
+
+
+def _without_other_lists(layout: Layout, found: list[Pair]) -> list[Pair]:
+    """The pairs that no list of a validation or test split names: what such lists leave."""
+    lists = [path for name, path in layout.lists.items() if any(role in name.lower() for role in ("val", "test"))]
+    held_out = {pair.image for path in lists for pair in _listed_pairs(layout, path, found)[0]}
+    return [pair for pair in found if pair.image not in held_out]
 
 
 def _listed_pairs(layout: Layout, listed: Path, found: list[Pair]) -> tuple[list[Pair], list[str]]:

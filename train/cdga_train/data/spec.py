@@ -25,7 +25,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from cdga_sdk.errors import InputError, UsageError
+from cdga_sdk.errors import InputError, UsageError, one_line
 from cdga_sdk.video.source import VideoSource
 from cdga_train.data.base import Dataset
 from cdga_train.data.layouts import LAYOUTS
@@ -131,7 +131,7 @@ def without_place(spec: str) -> str:
     name = Path(place).name
     if name in {"", ".."}:  # such a place has its name from where it leads to
         name = Path(place).resolve().name
-    return f"{kind}:{name or kind}"
+    return one_line(f"{kind}:{name or kind}")  # bundles are UTF-8, and a name need not be
 
 
 def _open(spec: str, split: str, size_hw: tuple[int, int], *, with_labels: bool) -> Dataset:

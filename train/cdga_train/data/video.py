@@ -16,12 +16,13 @@ __all__ = ["VideoDataset", "VideoReport", "check_video"]
 
 
 class VideoDataset:
-    """Frames of one video, decoded once and kept in memory at the network's size.
+    """Frames of one video, decoded once and kept in memory.
 
     Args:
         place: The video file.
-        size_hw: Frames are resized to this.
-        max_frames: Keep at most this many, evenly spread; 1000 frames of 256x512 take 0.4 GB.
+        size_hw: Frames are resized to this; None keeps them as they are.
+        max_frames: Keep at most this many, evenly spread; 1000 frames of 256x512 take 0.4 GB. Of a video that has as
+            many, at least half of them are kept.
 
     Raises:
         InputError: Not a video that can be decoded.
@@ -29,7 +30,7 @@ class VideoDataset:
 
     is_labelled = False
 
-    def __init__(self, place: str, size_hw: tuple[int, int], *, max_frames: int = 1000) -> None:
+    def __init__(self, place: str, size_hw: tuple[int, int] | None, *, max_frames: int = 1000) -> None:
         self._stem = Path(place).stem
         self._size_hw = size_hw
         self._max_frames = max_frames
@@ -39,7 +40,8 @@ class VideoDataset:
             for frame in source:
                 if frame.index % stride:
                     continue
-                self._frames.append((frame.index, resize_image(frame.image_bgr, size_hw)))
+                image_bgr = frame.image_bgr if size_hw is None else resize_image(frame.image_bgr, size_hw)
+                self._frames.append((frame.index, image_bgr))
                 if len(self._frames) > max_frames:  # the length is not known beforehand: thin out and go on
                     self._frames = self._frames[::2]
                     stride *= 2
