@@ -1,8 +1,9 @@
 """Arms times seeds: which configurations a study trains, and what its numbers say. Needs no torch.
 
 A claim about an arm is made of the same seeds and data as its rivals', as a mean and a spread over seeds; differences
-are taken seed by seed, for arms of one seed share their images and their order. Where the family has two rounds, only
-``self_training``, ``baseline`` and the CDGA arms have the second: hold these against each other.
+are taken seed by seed, for arms of one seed share their images, windows and order (with ``augment``, light and colours
+change otherwise in arms without a target). Where the family has two rounds, only ``self_training``, ``baseline`` and
+the CDGA arms have the second: hold these against each other.
 """
 
 from __future__ import annotations
