@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.default_model import ABOUT, SIZES_HW, draw_golden, last_iterate, logs_of, scores_at, trained_s
+from benchmarks.default_model import ABOUT, SIZES_HW, draw_golden, logs_of, scores_at, trained_s
 from benchmarks.markdown import results
 from cdga_sdk.bundle import Bundle
 from cdga_sdk.models.catalogue import default_bundle
 from cdga_train.checkpoint import load_checkpoint
 from cdga_train.data.spec import open_labelled, open_unlabelled
-from tests.cdga_train.test_loop import FLOOR, folder_in, train
 from tests.published_layouts import make_camvid_segnet
 
 
@@ -33,16 +30,6 @@ def test_the_size_is_judged_on_labels(tiny_run: Path, tmp_path: Path) -> None:
     ]
     assert all(0 < score < 100 for score in scores)
     assert scores[0] != scores[1]
-
-
-def test_the_last_iterate_is_the_run_without_its_average(tmp_path: Path) -> None:
-    plain, averaged = (
-        train(replace(FLOOR, average_power=power), folder_in(tmp_path, name))
-        for name, power in (("a", None), ("b", 3.0))
-    )
-    network = last_iterate(load_checkpoint(averaged)).part("network")
-    for name, tensor in load_checkpoint(plain).part("network").items():
-        assert torch.equal(network[name], tensor), name
 
 
 def test_the_time_is_the_logs(tmp_path: Path) -> None:
