@@ -5,7 +5,8 @@ has seen, at one input size. The committed figures are made by::
 
     cdga train footage_cdga --target video:solidWhiteRight.mp4 --name average_1 rounds=1 seed=1   # and 2
     cdga train footage_cdga --target video:solidWhiteRight.mp4 --name default rounds=1 iters=2000
-    python -m benchmarks.averaging runs/train/average_1 runs/train/average_2 runs/train/default \
+    cdga train footage_cdga --target video:solidWhiteRight.mp4 --name long rounds=1 iters=4000
+    python -m benchmarks.averaging runs/train/average_1 runs/train/average_2 runs/train/default runs/train/long \
         --camvid PATH --json benchmarks/results/averaging.json
 """
 

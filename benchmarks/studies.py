@@ -273,14 +273,33 @@ def _statistics() -> str:
 
 
 def _default_model() -> str:
-    """The runs among which the model in the package was chosen, by class, and the chosen one on the validation clip."""
+    """What the model in the package was chosen among, by class on CamVid's day frames, and its validation clip."""
     report = results("default_model")
     day = report["camvid_day_train_common11"]
-    columns = [day[name] for name in ("two_times_1000_streets_all", "two_times_2000_streets_all", "default")]
-    columns.append(report["camvid_val_common11"])
-    rows = [("mIoU", *(f"{column['miou']:.1f}" for column in columns))]
-    rows += [(name, *(f"{column['iou'][name]:.1f}" for column in columns)) for name in columns[0]["iou"]]
-    return table(("%", "1,000, no winter", "2,000, no winter", "2,000: taken", "taken, validation clip"), rows)
+    columns = {
+        "2 x 1,000, no winter": day["two_times_1000_streets_all"],
+        "2 x 2,000, no winter": day["two_times_2000_streets_all"],
+        "2 x 2,000": day["two_times_2000_streets_year"],
+        "1 x 4,000, averaged": day["one_time_4000_streets_year"],
+        "1 x 2,000, averaged: taken": day["default"],
+        "taken, validation clip": report["camvid_val_common11"],
+    }
+    rows = [("mIoU", *(f"{column['miou']:.1f}" for column in columns.values()))]
+    rows += [(name, *(f"{column['iou'][name]:.1f}" for column in columns.values())) for name in day["default"]["iou"]]
+    return table(("%", *columns), rows)
+
+
+def _averaging() -> str:
+    """What the average is above the last iterate of the same run, run by run."""
+    rows = []
+    for run in results("averaging")["runs"]:
+        cells = []
+        for split in ("day_train", "val"):
+            average, iterate = (run["splits"][split][name]["miou"] for name in ("average", "iterate"))
+            cells += [f"{iterate:.1f}", f"{average:.1f}", f"{average - iterate:+.1f}"]
+        rows.append((f"{run['iterations']:,}, seed {run['seed']}", *cells))
+    of_split = [f"{name}, {split}" for split in ("day", "val") for name in ("last iterate", "average", "gain")]
+    return table(("iterations", *of_split), rows)
 
 
 def _smoothing() -> str:
@@ -310,5 +329,6 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "choices": _choices,
     "statistics": _statistics,
     "default-model": _default_model,
+    "averaging": _averaging,
     "smoothing": _smoothing,
 }

@@ -351,8 +351,8 @@ def footage_cdga() -> TrainConfig:
 
     ``cdga train footage_cdga --target video:ride.mp4``
 
-    As ``streets_camvid_cdga``, with winter too, at 512x288 and for two rounds of 1,000 iterations: the second has
-    pseudo-labels of the footage. ``iters=2000``, as the model in the package had, gives a better network.
+    As ``streets_camvid_cdga``, with winter too, at 512x288, with averaged weights, for two rounds of 1,000 iterations:
+    the second has pseudo-labels of the footage. The model in the package had ``rounds=1 iters=2000``.
     """
     return replace(
         streets_camvid_cdga(),

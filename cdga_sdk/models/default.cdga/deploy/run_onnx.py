@@ -42,6 +42,8 @@ def main() -> None:
         sys.exit(f"no precision {options.precision} in this bundle, it has {', '.join(manifest['precisions'])}")
     if options.precision == "bf16":
         sys.exit("bf16 graphs are for OpenVINO; ONNX Runtime cannot run them on a CPU")
+    if options.mask is not None and options.mask.suffix.lower() != ".png":
+        sys.exit(f"{options.mask}: wanted NAME.png, which keeps class ids as they are")
     image = cv2.imread(str(options.image), cv2.IMREAD_COLOR)
     if image is None:
         sys.exit(f"{options.image}: no image that OpenCV can read")
