@@ -27,8 +27,7 @@ def run_in(tmp_path: Path, name: str, power: float | None) -> Path:
     return folder
 
 
-def test_both_networks_of_a_run_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.averaging.SIZE_HW", (64, 64))
+def test_both_networks_of_a_run_are_scored(tmp_path: Path) -> None:
     run, data = run_in(tmp_path, "run", 0.0), make_camvid_segnet(tmp_path, counts={"day_train": 2, "val": 2})
     main([str(run), "--camvid", str(data), "--json", str(tmp_path / "out.json")])
     (row,) = json.loads((tmp_path / "out.json").read_text())["runs"]
