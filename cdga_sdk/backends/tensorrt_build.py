@@ -214,8 +214,10 @@ def _built(
     parser = trt.OnnxParser(network, log)
     _parse(parser, network, model_bytes)
     config = _config(trt, builder, network, key)
-    keeps_times = timing_cache is not None and _takes_timing_cache(config, timing_cache, say)
-    log.errors.clear()  # what it may say of a foreign cache, which stops nothing
+    keeps_times = False
+    if timing_cache is not None:
+        keeps_times = _takes_timing_cache(config, timing_cache, say)
+        log.errors.clear()  # what it may say of a foreign cache, which stops nothing
     config.progress_monitor = watch = _watch(trt, stopped)
     plan = builder.build_serialized_network(network, config)
     del watch  # TensorRT has a pointer to it until here

@@ -40,11 +40,8 @@ def golden_frames(golden: str | None, imgsz_hw: tuple[int, int]) -> list[Frame]:
     """Frames spread over the data ``golden``, at their own size, or of every domain of the streets."""
     if golden is None:
         return _streets(range(NUM_GOLDEN), imgsz_hw)
-    video = video_of(golden)
-    if video is not None:
-        data: Dataset = VideoDataset(video, None, max_frames=2 * NUM_GOLDEN)  # of which it keeps half at least
-    else:
-        data = open_unlabelled(golden, "val" if golden.startswith("streets:") else "train", imgsz_hw)
+    split = "val" if golden.startswith("streets:") else "train"
+    data = _opened(golden, split, imgsz_hw, video_hw=None, wanted=NUM_GOLDEN)
     return _frames_of(data, _spread(range(len(data)), NUM_GOLDEN), imgsz_hw)
 
 
@@ -59,12 +56,7 @@ def calibration_frames(spec: str | None, golden: Sequence[Frame], imgsz_hw: tupl
     if spec is None:
         return _streets(range(NUM_GOLDEN, NUM_GOLDEN + NUM_CALIB), imgsz_hw)
     wanted = NUM_CALIB + len(golden)
-    video = video_of(spec)
-    data: Dataset = (
-        open_unlabelled(spec, "train", imgsz_hw)
-        if video is None
-        else VideoDataset(video, imgsz_hw, max_frames=2 * wanted)
-    )
+    data = _opened(spec, "train", imgsz_hw, video_hw=imgsz_hw, wanted=wanted)
     judged = {frame.frame_rgb.tobytes() for frame in golden}
     looked_at = _frames_of(data, _spread(range(len(data)), wanted), imgsz_hw)
     others = [frame for frame in looked_at if frame.frame_rgb.tobytes() not in judged]
@@ -85,6 +77,16 @@ def _streets(seeds: range, imgsz_hw: tuple[int, int]) -> list[Frame]:
         drawn = render_frame(seed=seed, domain=domain, size_wh=size_wh)
         frames.append(_frame(f"streets_{domain}_{seed}", np.ascontiguousarray(drawn.image_rgb[:, :, ::-1]), imgsz_hw))
     return frames
+
+
+def _opened(
+    spec: str, split: str, imgsz_hw: tuple[int, int], *, video_hw: tuple[int, int] | None, wanted: int
+) -> Dataset:
+    """The data; of a video, at ``video_hw``, ``wanted`` frames where it has as many, and at most twice that."""
+    video = video_of(spec)
+    if video is None:
+        return open_unlabelled(spec, split, imgsz_hw)
+    return VideoDataset(video, video_hw, max_frames=2 * wanted)
 
 
 def _frames_of(data: Dataset, numbers: Sequence[int], imgsz_hw: tuple[int, int]) -> list[Frame]:

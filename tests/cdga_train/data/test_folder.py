@@ -66,6 +66,7 @@ def test_splits_are_folders_or_lists_where_they_exist(root: Path) -> None:
 def test_train_is_what_lists_for_validation_and_tests_leave(root: Path) -> None:
     (root / "my_val.txt").write_text("a\r\n")
     (root / "README.txt").write_text("b\n")
+    (root / "trainval.txt").write_text("a\nb\n")
     assert [folder_data(root, "train")[i].name for i in range(len(folder_data(root, "train")))] == ["b"]
     (root / "my_val.txt").unlink()
     assert len(folder_data(root, "train")) == 2

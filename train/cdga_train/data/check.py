@@ -15,7 +15,7 @@ from cdga_sdk.hashes import file_sha256
 from cdga_sdk.image import read_image_bgr
 from cdga_sdk.labels import CITYSCAPES_NAMES, IGNORE
 from cdga_train.data.label_format import LabelFormat, id_counts, shown_counts
-from cdga_train.data.listing import Listing, Pair
+from cdga_train.data.listing import Listing, Pair, role_of
 
 __all__ = ["PROBLEM_KINDS", "DataReport", "IdShare", "Problem", "check_listing", "rival_splits"]
 
@@ -149,12 +149,8 @@ def rival_splits(listing: Listing) -> list[str]:
 
     Splits are told by their names; two lists of training frames may overlap.
     """
-    role = _role(listing.split)
-    return [s for s in listing.splits if s != listing.split and _role(s) is not None and _role(s) != role]
-
-
-def _role(split: str) -> str | None:
-    return next((role for role in ("train", "val", "test") if role in split.lower()), None)
+    role = role_of(listing.split)
+    return [s for s in listing.splits if s != listing.split and role_of(s) is not None and role_of(s) != role]
 
 
 def _spread(pairs: Sequence[Pair], limit: int | None) -> Sequence[Pair]:

@@ -29,6 +29,7 @@ __all__ = [
     "lists_in",
     "refuse_link_out",
     "require_folder",
+    "role_of",
 ]
 
 _MAX_LIST_BYTES: Final = 64 * 2**20
@@ -172,6 +173,11 @@ def list_split(layout: Layout, split: str, *, with_labels: bool) -> Listing:
     )
 
 
+def role_of(split: str) -> str | None:
+    """What a split is for, by its name: ``train`` (``trainval`` too), ``val`` or ``test``; None where it says none."""
+    return next((role for role in ("train", "val", "test") if role in split.lower()), None)
+
+
 def folders_in(place: Path) -> list[str]:
     """The names of the folders directly inside ``place``, sorted; no hidden ones, and none where it is missing."""
     return sorted(p.name for p in place.iterdir() if p.is_dir() and p.name[0] != ".") if place.is_dir() else []
@@ -268,7 +274,7 @@ def _without_held_out(layout: Layout, found: list[Pair]) -> tuple[list[Pair], li
 
 def _without_other_lists(layout: Layout, found: list[Pair]) -> list[Pair]:
     """The pairs that no list of a validation or test split names: what such lists leave."""
-    lists = [path for name, path in layout.lists.items() if any(role in name.lower() for role in ("val", "test"))]
+    lists = [path for name, path in layout.lists.items() if role_of(name) in {"val", "test"}]
     held_out = {pair.image for path in lists for pair in _listed_pairs(layout, path, found)[0]}
     return [pair for pair in found if pair.image not in held_out]
 
